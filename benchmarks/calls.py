@@ -1,0 +1,47 @@
+"""The functions that run in workers, and nothing else: a worker that imports them by name pays for no other module."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import Any
+
+#: A sleep of some milliseconds wakes up about 0.06 ms late on Linux; the last part of a pause is spun instead.
+_SPIN_S = 0.0001
+
+#: One float64 in each page of 4 KiB.
+FLOATS_PER_PAGE = 512
+
+
+def no_op() -> None:
+    """Do nothing, so that what remains is the cost of the call."""
+
+
+def echo(value: Any) -> Any:
+    """Give back what came."""
+    return value
+
+
+def echo_array(array: Any) -> Any:
+    """Give back a NumPy array after reading from every page of it: data that never came cannot be read."""
+    if not array[::FLOATS_PER_PAGE].all():
+        raise ValueError("the array holds a zero that was not sent")
+    return array
+
+
+def increment(number: int) -> int:
+    """One link of a chain."""
+    return number + 1
+
+
+def pause(duration_s: float) -> None:
+    """Take `duration_s`, to some microseconds, and almost no CPU: a call whose ideal duration is known exactly."""
+    end = time.perf_counter() + duration_s
+    time.sleep(max(0.0, duration_s - _SPIN_S))
+    while time.perf_counter() < end:
+        pass
+
+
+def run_bash(command: str) -> int:
+    """Run a bash command and capture its output, as somebody does whose pool knows nothing of commands."""
+    return subprocess.run(["bash", "-c", command], check=True, capture_output=True).returncode

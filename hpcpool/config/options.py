@@ -1,0 +1,165 @@
+"""The rules that options follow, and the error of one that does not; it knows no option by name.
+
+A value of options is a frozen dataclass whose fields carry a `Rule` in their metadata: `settle` applies them.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+import os
+import re
+import reprlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import Any, NoReturn, TypeAlias
+
+from hpcpool.errors import ConfigError
+
+#: Where an option is: ("node_pools", 0, "max_blocks").
+Path: TypeAlias = tuple[str | int, ...]
+
+#: No count is larger: far above any machine, and low enough that a slip (a seed, a size in bytes) is noticed.
+_MOST = 1_000_000
+
+
+class OptionError(ConfigError):
+    """One option does not fit.
+
+    Attributes: `path` (its keys and indices, from the outside in), `problem` (the message without its place),
+    `related` (other paths whose values have a part in the problem).
+    """
+
+    def __init__(
+        self, message: str = "", *, path: Path = (), problem: str = "", related: tuple[Path, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.path = path
+        self.problem = problem
+        self.related = related
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an option can be."""
+
+    #: The valid values in words.
+    valid: str
+    #: Returns the value to keep; TypeError, ValueError or OverflowError: it does not fit.
+    settle: Callable[[Any], object]
+
+
+def option_of(rule: Rule) -> dict[str, Rule]:
+    """The metadata of a field that follows this rule."""
+    return {"rule": rule}
+
+
+def whole(least: int) -> Rule:
+    def settle(value: Any) -> int:
+        number = operator.index(value)
+        if isinstance(value, bool) or not least <= number <= _MOST:
+            raise ValueError
+        return number
+
+    return Rule(f"a whole number from {least} to {_MOST}", settle)
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    seconds = float(value)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ValueError
+    return seconds
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _name(value: Any) -> str:
+    # It becomes part of file names, job names and log lines.
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError
+    return str(value)
+
+
+def _folder(value: Any) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError
+    path.encode()  # a name that is not text cannot travel as JSON: UnicodeEncodeError, a ValueError
+    # Absolute from here on: the interchange has another current folder.
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def or_none(rule: Rule) -> Rule:
+    return Rule(f"{rule.valid}, or None", lambda value: None if value is None else rule.settle(value))
+
+
+SECONDS = Rule("a number of seconds above 0", _seconds)
+FLAG = Rule("true or false", _flag)
+NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _name)
+FOLDER = Rule("the path of a folder", _folder)
+
+
+def settle(owner: Any) -> None:
+    """Check each option of a value by its rule, and put what the rule makes of it in its place."""
+    for option in fields(owner):
+        rule: Rule = option.metadata["rule"]
+        value = getattr(owner, option.name)
+        try:
+            kept = rule.settle(value)
+        except (TypeError, ValueError, OverflowError):
+            raise misfit((option.name,), f"is {shown(value)}; valid: {rule.valid}", owner=owner) from None
+        object.__setattr__(owner, option.name, kept)
+
+
+def refuse(owner: Any, name: str, problem: str, *related: str) -> NoReturn:
+    """Raise because an option does not go with others."""
+    problem = f"is {getattr(owner, name)!r}; it {problem}"
+    raise misfit((name,), problem, owner=owner, related=tuple((other,) for other in related))
+
+
+def misfit(
+    path: Path, problem: str, *, owner: object = None, place: str = "", related: tuple[Path, ...] = ()
+) -> OptionError:
+    """The error for one option. `owner`: the value it belongs to, where it was given in Python; `place`: its file."""
+    where = dotted(path) if owner is None else f"{type(owner).__name__}.{dotted(path)}"
+    return OptionError(f"{place}{where} {problem}", path=path, problem=problem, related=related)
+
+
+def within(prefix: Path, error: OptionError) -> OptionError:
+    """The same error, seen from further out."""
+    related = tuple(prefix + path for path in error.related)
+    return misfit(prefix + error.path, error.problem, related=related)
+
+
+def dotted(path: Path) -> str:
+    """A path as a user would write it: node_pools[0].max_blocks."""
+    return "".join(map(_step, path)).removeprefix(".") or "the configuration"
+
+
+def _step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if re.fullmatch(r"[\w-]+", step) else f".{step!r}"
+
+
+def shown(value: object) -> str:
+    """A value and its type, short, in words that also fit TOML."""
+    kind = {dict: "a table", list: "an array", type(None): ""}.get(type(value), type(value).__name__)
+    return f"{reprlib.repr(value)} ({kind})" if kind else "None"
+
+
+def call_text(value: Any, positional: Iterable[str], default: Any) -> str:
+    """The call that makes `value`: its first field is positional, the others are left out where they are as usual."""
+    changed = [
+        f"{option.name}={getattr(value, option.name)!r}"
+        for option in fields(value)[1:]
+        if getattr(value, option.name) != getattr(default, option.name)
+    ]
+    return f"{type(value).__name__}({', '.join([*positional, *changed])})"

@@ -1,0 +1,150 @@
+"""A configuration from plain data, as TOML and JSON hold it (tables, arrays, text, numbers), and back; no files."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import msgspec
+
+from hpcpool.config.options import OptionError, Path, misfit, shown, within
+from hpcpool.config.values import Config, NodePool
+from hpcpool.errors import ConfigError
+from hpcpool.providers import Provider, provider_class
+
+_T = TypeVar("_T")
+
+
+def config_from(data: object) -> Config:
+    """Build a configuration, in the shape of the TOML file.
+
+    Raises:
+        OptionError: an option does not fit.
+    """
+    options = _table(data, ())
+    _check_keys(options, Config, (), others=NodePool)
+    if "node_pools" not in options:
+        return _made(Config, (), options, ())
+    pools = options.pop("node_pools")
+    if not isinstance(pools, list | tuple) or not pools:
+        raise misfit(("node_pools",), f"is {shown(pools)}; valid: at least one table, written [[node_pools]]")
+    node_pools = [_node_pool(pool, ("node_pools", index)) for index, pool in enumerate(pools)]
+    return _made(Config, node_pools, options, ())
+
+
+def _node_pool(data: object, path: Path) -> NodePool:
+    options = _table(data, path)
+    _check_keys(options, NodePool, path, others=Config)
+    if "provider" in options:
+        options["provider"] = _provider_from(options["provider"], (*path, "provider"))
+    return _made(NodePool, (), options, path)
+
+
+def _provider_from(data: object, path: Path) -> Provider:
+    """Build a provider from its kind alone, or from a table of its kind and options."""
+    if isinstance(data, str):
+        return _provider_of(data, {}, path, at=path)
+    options = _table(data, path, "a kind such as 'local', or a table with kind and options")
+    if "kind" not in options:
+        raise misfit(path, "has no kind; write for example kind = 'local'")
+    return _provider_of(options.pop("kind"), options, path, at=(*path, "kind"))
+
+
+def _provider_of(kind: object, options: dict[str, object], path: Path, at: Path) -> Provider:
+    """Build a provider; `at` is where its kind is written."""
+    if not isinstance(kind, str):
+        raise misfit(at, f"is {shown(kind)}; valid: the name of a provider, such as 'local'")
+    try:
+        provider_type: Any = provider_class(kind)
+    except ConfigError as error:
+        raise misfit(at, f"cannot be used: {error}") from error.__cause__
+    _check_keys(options, provider_type, path, also=["kind"])
+    hints = typing.get_type_hints(provider_type, include_extras=True)
+    values = {name: _converted(value, hints[name], (*path, name)) for name, value in options.items()}
+    if missing := [name for name in _required(provider_type) if name not in values]:
+        raise misfit(path, f"needs {', '.join(missing)} as well")
+    try:
+        provider: Provider = provider_type(**values)
+    except (TypeError, ValueError) as error:  # its own checks
+        raise misfit(path, f"is refused: {error}") from error
+    return provider
+
+
+def _made(value_type: Callable[..., _T], positional: Iterable[object], options: dict[str, Any], path: Path) -> _T:
+    """Make the value; what it refuses, it refuses at this path."""
+    try:
+        return value_type(*positional, **options)
+    except OptionError as error:
+        raise within(path, error) from error.__cause__
+
+
+def _table(data: object, path: Path, valid: str = "a table of options") -> dict[str, Any]:
+    """A copy of a table, to take keys from."""
+    if not isinstance(data, Mapping):
+        raise misfit(path, f"is {shown(data)}; valid: {valid}")
+    return dict(data)
+
+
+def _check_keys(
+    options: Mapping[str, object],
+    owner: type[Any],
+    path: Path,
+    *,
+    others: type[Any] | None = None,
+    also: Collection[str] = (),
+) -> None:
+    """Refuse the first key that is not an option of `owner`; `others` has the options of the other kind of table."""
+    valid = [*also, *(option.name for option in fields(owner) if option.init)]
+    for key in options:
+        if key not in valid:
+            raise misfit((*path, key), f"is not an option{_advice(key, valid, others)} (valid: {', '.join(valid)})")
+
+
+def _advice(key: object, valid: list[str], others: type[Any] | None) -> str:
+    """What the user may have meant."""
+    elsewhere = "[[node_pools]]" if others is NodePool else "the top level, before any [[node_pools]]"
+    if others is not None and key in {option.name for option in fields(others)}:
+        return f" here; it belongs to {elsewhere}"
+    near = difflib.get_close_matches(str(key).lower().replace("-", "_"), valid, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _converted(value: object, hint: Any, path: Path) -> object:
+    """The value as the type that a provider's field declares: exactly that, no text is taken for a number."""
+    try:
+        return msgspec.convert(value, hint, strict=True)
+    except msgspec.ValidationError:
+        valid = hint.__name__ if type(hint) is type else str(hint)
+        raise misfit(path, f"is {shown(value)}; valid: {valid}") from None
+
+
+def _required(owner: type[Any]) -> Iterator[str]:
+    for option in fields(owner):
+        has_default = option.default is not dataclasses.MISSING or option.default_factory is not dataclasses.MISSING
+        if option.init and not has_default:
+            yield option.name
+
+
+def plain_config(config: Config) -> dict[str, object]:
+    """All options as plain data, from which `config_from` makes an equal value; raises as `Config.to_dict` does."""
+    plain = {option.name: getattr(config, option.name) for option in fields(config)}
+    return plain | {"node_pools": [_plain_pool(pool) for pool in config.node_pools]}
+
+
+def _plain_pool(pool: NodePool) -> dict[str, object]:
+    plain = {option.name: getattr(pool, option.name) for option in fields(pool)}
+    return plain | {"provider": _plain_provider(pool.provider)}
+
+
+def _plain_provider(provider: Provider) -> dict[str, object]:
+    if provider_class(provider.kind) is not type(provider):
+        raise ConfigError(f"{provider!r} cannot be rebuilt: its kind {provider.kind!r} is that of another class")
+    try:
+        plain: dict[str, object] = msgspec.to_builtins(provider)
+    except TypeError as error:
+        raise ConfigError(f"{provider!r} has an option that is not a plain value: {error}") from error
+    return {"kind": provider.kind, **plain}

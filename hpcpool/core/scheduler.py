@@ -1,0 +1,257 @@
+"""What the interchange decides: which manager gets which task, and what becomes of tasks whose worker or node is gone.
+
+Pure: tasks and managers are names here. Every decision on the task path costs the same however many managers, tasks
+and nodes there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+from hpcpool.core.priority_queue import PriorityQueue
+
+
+class Batch(NamedTuple):
+    """Lease these tasks to this manager."""
+
+    manager: bytes
+    tasks: list[int]
+
+
+class Request(NamedTuple):
+    """Ask this manager to give back up to `count` unstarted tasks."""
+
+    manager: bytes
+    count: int
+
+
+@dataclass(slots=True)
+class _Task:
+    priority: int
+    crash_limit: int
+    #: Who holds it; None: it is in the queue.
+    manager: bytes | None = None
+    crashes: int = 0
+    losses: int = 0
+
+
+@dataclass(slots=True)
+class _Manager:
+    slots: int
+    limit: int
+    #: The tasks leased to this manager; each also names it in `_Task.manager`.
+    leases: dict[int, None] = field(default_factory=dict)
+    #: It was asked for tasks and has not answered.
+    asked: bool = False
+    #: How many leases it had when it last gave nothing back: asking again would get the same answer.
+    refused_at: int = -1
+
+
+class Scheduler:
+    """The tasks of one client and the managers that run them."""
+
+    def __init__(self, loss_limit: int, rerun_lost: bool) -> None:
+        self._loss_limit = loss_limit if rerun_lost else 0
+        self._tasks: dict[int, _Task] = {}
+        #: Queued tasks; may hold ids that are no longer queued, which are passed over.
+        self._queue: PriorityQueue[int] = PriorityQueue()
+        self._queued = 0
+        self._managers: dict[bytes, _Manager] = {}
+        #: Managers with a free slot, those that only take tasks ahead, and those that take none; in order of service.
+        self._free: OrderedDict[bytes, None] = OrderedDict()
+        self._ahead: OrderedDict[bytes, None] = OrderedDict()
+        self._full: OrderedDict[bytes, None] = OrderedDict()
+
+    @property
+    def backlog(self) -> int:
+        """How many tasks wait in the queue."""
+        return self._queued
+
+    @property
+    def pending(self) -> int:
+        """How many tasks are not finished."""
+        return len(self._tasks)
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at once, on all managers together."""
+        return sum(manager.slots for manager in self._managers.values())
+
+    @property
+    def limit(self) -> int:
+        """How many tasks the managers take in all."""
+        return sum(manager.limit for manager in self._managers.values())
+
+    def manager_of(self, task: int) -> bytes | None:
+        """Return who holds a task; None if nobody does."""
+        known = self._tasks.get(task)
+        return known.manager if known is not None else None
+
+    # -- tasks --
+
+    def submitted(self, task: int, priority: int, crash_limit: int) -> None:
+        """Queue a task."""
+        known = _Task(priority, crash_limit)
+        self._tasks[task] = known
+        self._enqueue(task, known)
+
+    def finished(self, manager: bytes, task: int) -> bool:
+        """A manager has an outcome; False if the task is not (any more) its own: a late one, to be dropped."""
+        known = self._tasks.get(task)
+        if known is None or known.manager != manager:
+            return False
+        self._release(manager, task)
+        del self._tasks[task]
+        return True
+
+    def crashed(self, manager: bytes, task: int) -> bool:
+        """A task killed its worker; True if it is queued again, False if it has failed for good (or is not known)."""
+        known = self._tasks.get(task)
+        if known is None or known.manager != manager:
+            return False
+        known.crashes += 1
+        if known.crashes >= known.crash_limit:
+            return False
+        self._release(manager, task)
+        self._enqueue(task, known, first=True)
+        return True
+
+    def cancelled(self, task: int) -> bytes | None:
+        """Nobody wants a task any more; returns the manager that must be told, if one holds it."""
+        known = self._tasks.pop(task, None)
+        if known is None:
+            return None
+        if known.manager is None:
+            self._queued -= 1
+        else:
+            self._release(known.manager, task)
+        return known.manager
+
+    def withdraw(self, keep: int) -> list[int]:
+        """Give up all tasks beyond this id that no manager holds; returns them."""
+        withdrawn = [task for task, known in self._tasks.items() if known.manager is None and task > keep]
+        for task in withdrawn:
+            self.cancelled(task)
+        return withdrawn
+
+    def returned(self, manager: bytes, tasks: Iterable[int]) -> None:
+        """A manager gives unstarted tasks back."""
+        holder = self._managers.get(manager)
+        tasks = list(tasks)
+        if holder is not None:
+            holder.asked = False
+            holder.refused_at = -1 if tasks else len(holder.leases)
+        for task in tasks:
+            known = self._tasks.get(task)
+            if known is not None and known.manager == manager:
+                self._release(manager, task)
+                self._enqueue(task, known, first=True)
+
+    # -- managers --
+
+    def manager_joined(self, manager: bytes, slots: int, limit: int) -> None:
+        """A manager offers its slots."""
+        self._managers[manager] = _Manager(slots, limit)
+        self._sort_in(manager)
+
+    def capacity_changed(self, manager: bytes, slots: int, limit: int) -> None:
+        """A manager takes more or fewer tasks than before."""
+        known = self._managers.get(manager)
+        if known is not None:
+            known.slots, known.limit = slots, limit
+            self._sort_in(manager)
+
+    def manager_lost(self, manager: bytes) -> list[int]:
+        """A manager is gone; its tasks are queued again, free of charge. Returns those that are lost for good."""
+        known = self._managers.pop(manager, None)
+        if known is None:
+            return []
+        for group in (self._free, self._ahead, self._full):
+            group.pop(manager, None)
+        lost: list[int] = []
+        for task in reversed(known.leases):
+            held = self._tasks[task]
+            held.losses += 1
+            if held.losses > self._loss_limit:
+                del self._tasks[task]
+                lost.append(task)
+            else:
+                self._enqueue(task, held, first=True)
+        return lost
+
+    # -- decisions --
+
+    def dispatch(self) -> list[Batch]:
+        """Lease queued tasks: first to free slots, evenly, then ahead."""
+        batches: dict[bytes, list[int]] = {}
+        self._serve(self._free, batches, ahead=False)
+        self._serve(self._ahead, batches, ahead=True)
+        return [Batch(manager, tasks) for manager, tasks in batches.items()]
+
+    def share(self) -> list[Request]:
+        """Ask managers that hold unstarted tasks for some of them, when others have nothing to do."""
+        if self._queued or not self._free:
+            return []
+        wanted = sum(max(0, self._managers[name].slots - len(self._managers[name].leases)) for name in self._free)
+        requests: list[Request] = []
+        for name in chain(self._full, self._ahead):
+            if wanted <= 0:
+                break
+            manager = self._managers[name]
+            spare = len(manager.leases) - manager.slots
+            if spare > 0 and not manager.asked and manager.refused_at != len(manager.leases):
+                manager.asked = True
+                requests.append(Request(name, min(spare, wanted)))
+                wanted -= spare
+        return requests
+
+    # -- how --
+
+    def _serve(self, managers: OrderedDict[bytes, None], batches: dict[bytes, list[int]], *, ahead: bool) -> None:
+        while self._queued and managers:
+            name, _ = managers.popitem(last=False)
+            manager = self._managers[name]
+            room = (manager.limit if ahead else manager.slots) - len(manager.leases)
+            fair = -(-self._queued // (len(managers) + 1))
+            tasks = batches.setdefault(name, [])
+            for _ in range(min(room, fair)):
+                task = self._dequeue()
+                self._tasks[task].manager = name
+                manager.leases[task] = None
+                tasks.append(task)
+            self._sort_in(name)
+
+    def _sort_in(self, name: bytes) -> None:
+        """Put a manager where it belongs by the room that it has."""
+        manager = self._managers[name]
+        held = len(manager.leases)
+        belongs = self._free if held < manager.slots else self._ahead if held < manager.limit else self._full
+        if name in belongs:
+            return
+        for group in (self._free, self._ahead, self._full):
+            group.pop(name, None)
+        belongs[name] = None
+
+    def _release(self, manager: bytes, task: int) -> None:
+        known = self._managers.get(manager)
+        if known is not None:
+            known.leases.pop(task, None)
+            self._sort_in(manager)
+
+    def _enqueue(self, task: int, known: _Task, first: bool = False) -> None:
+        known.manager = None
+        self._queue.push(task, known.priority, first=first)
+        self._queued += 1
+
+    def _dequeue(self) -> int:
+        """Return the next task; only called while there is one."""
+        while True:
+            task = self._queue.pop()
+            known = self._tasks.get(task)
+            if known is not None and known.manager is None:
+                self._queued -= 1
+                return task

@@ -1,0 +1,455 @@
+"""`map`: what it submits and when, and in what order results come. It knows only `submit` and futures.
+
+Input with a length is submitted at once, in the caller's thread, as the standard library does. Input without one, and
+`chunksize="auto"`, are fed by a thread: it reads at most a window ahead of the consumer, and of the calls that finish.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import queue
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import Any, Literal
+
+from hpcpool.processes import client as _client  # its exit handler must be registered before ours
+
+#: An input without a length is read this far ahead of the results that are taken; for few workers, the lower bound.
+_WINDOW_CHUNKS_PER_WORKER = 8
+_WINDOW_LEAST = 1024
+#: A chunk of measured size should run for so long (seconds): far more than it costs to send.
+_CHUNK_S = 0.01
+_LARGEST_CHUNK = 65536
+#: With measured chunks so many are on the way for each worker: enough to hide the way, few enough to go on measuring.
+_AUTO_CHUNKS_PER_WORKER = 3
+
+assert _client  # imported for its order only
+
+Submit = Callable[..., Future[Any]]
+
+
+def run_map(
+    submit: Submit,
+    fn: Callable[..., Any],
+    iterables: tuple[Iterable[Any], ...],
+    *,
+    workers: int,
+    timeout_s: float | None,
+    chunksize: int | Literal["auto"],
+    buffersize: int | None,
+    unordered: bool,
+    progress: bool,
+) -> Iterator[Any]:
+    """Submit the calls of a map and return the iterator over their results; see `HPCPoolExecutor.map`."""
+    _check(chunksize, buffersize)
+    end = None if timeout_s is None else timeout_s + time.monotonic()
+    total = min((len(items) for items in iterables if hasattr(items, "__len__")), default=None)
+    has_length = all(hasattr(items, "__len__") for items in iterables)
+    bar = _Bar(total) if progress else None
+    calls = zip(*iterables)  # noqa: B905 - the shortest ends the calls, as in the standard library
+    source = _Source(submit, fn, calls, chunksize, bar)
+    if buffersize is not None:
+        feed: _Feed = _OnDemand(source, buffersize)
+    elif chunksize == "auto" or not has_length:
+        feed = _Threaded(source, workers, total if has_length else None)
+    else:
+        feed = _AtOnce(source)
+    results = (_unordered if unordered else _ordered)(feed, end, source.is_chunked)
+    return _Results(feed, results, bar)
+
+
+def _check(chunksize: int | Literal["auto"], buffersize: int | None) -> None:
+    if chunksize != "auto":
+        if not isinstance(chunksize, int):
+            raise TypeError(f'chunksize must be an integer or "auto", not {chunksize!r}')
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+    if buffersize is not None:
+        if not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+
+
+def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
+    """Run in a worker: the calls of one chunk."""
+    return [fn(*args) for args in chunk]
+
+
+class _Source:
+    """Turns the input into submitted tasks, one at a time."""
+
+    def __init__(
+        self,
+        submit: Submit,
+        fn: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        chunksize: int | Literal["auto"],
+        bar: _Bar | None,
+    ) -> None:
+        self._submit = submit
+        self._fn = fn
+        self._calls = calls
+        self.is_measured = chunksize == "auto"
+        self.size = 1 if chunksize == "auto" else chunksize
+        self.is_chunked = chunksize != 1
+        self._bar = bar
+
+    def next(self) -> Future[Any] | None:
+        """Submit the next task; None when the input has ended."""
+        if not self.is_chunked:
+            for args in self._calls:
+                return self._with_bar(self._submit(self._fn, *args), 1)
+            return None
+        chunk = list(itertools.islice(self._calls, self.size))
+        if not chunk:
+            return None
+        future = self._with_bar(self._submit(functools.partial(_run_chunk, self._fn), chunk), len(chunk))
+        if self.is_measured:
+            future.add_done_callback(functools.partial(self._measure, len(chunk)))
+        return future
+
+    def _with_bar(self, future: Future[Any], items: int) -> Future[Any]:
+        if self._bar is not None:
+            future.add_done_callback(functools.partial(self._bar.advance, items))
+        return future
+
+    def _measure(self, items: int, future: Future[Any]) -> None:
+        info = getattr(future, "info", None)
+        if info is None or info.ended_at is None or info.started_at is None:
+            return
+        item_s = max((info.ended_at - info.started_at) / items, 1e-7)
+        # At most eight times the last size: one lucky measurement must not make one chunk of everything.
+        self.size = max(1, min(int(_CHUNK_S / item_s), items * 8, _LARGEST_CHUNK))
+
+
+class _Feed:
+    """The submitted tasks of one map whose results have not been taken, in order."""
+
+    def __init__(self, source: _Source) -> None:
+        self.source = source
+        self.futures: OrderedDict[Future[Any], None] = OrderedDict()
+        self.submitted = 0
+        #: Gets each task when it has finished, and None when the input has ended; only for results as they come.
+        self._finished: queue.SimpleQueue[Future[Any] | None] | None = None
+
+    def pop(self, timeout_s: float | None) -> Future[Any] | None:
+        """Return the next task in order; None when there is none left. Raises `TimeoutError`."""
+        if not self.futures:
+            return None
+        future, _ = self.futures.popitem(last=False)
+        self.taken()
+        return future
+
+    def listen(self, finished: queue.SimpleQueue[Future[Any] | None]) -> None:
+        """Put each task into this queue when it has finished, and None when the input has ended."""
+        self._finished = finished
+        for future in list(self.futures):
+            future.add_done_callback(finished.put)
+        if self.has_ended:
+            finished.put(None)
+
+    has_ended = True
+
+    def taken(self) -> None:
+        """The consumer has taken a task's result."""
+
+    def cancel(self) -> None:
+        """Submit no more and cancel what does not run."""
+        for future in list(self.futures):
+            future.cancel()
+
+    def release(self) -> None:
+        """Nobody will take the results: run everything all the same, as the standard library does."""
+
+    def _keep(self, future: Future[Any]) -> None:
+        self.futures[future] = None
+        self.submitted += 1
+        if self._finished is not None:
+            future.add_done_callback(self._finished.put)
+
+
+class _AtOnce(_Feed):
+    """All tasks are submitted before the first result is asked for."""
+
+    def __init__(self, source: _Source) -> None:
+        super().__init__(source)
+        while (future := source.next()) is not None:
+            self._keep(future)
+
+
+class _OnDemand(_Feed):
+    """A fixed number of tasks ahead; each result that is taken lets one more be submitted."""
+
+    has_ended = False
+
+    def __init__(self, source: _Source, buffersize: int) -> None:
+        super().__init__(source)
+        for _ in range(buffersize):
+            if self.has_ended:
+                break
+            self.taken()
+
+    def taken(self) -> None:
+        if self.has_ended:
+            return
+        future = self.source.next()
+        if future is not None:
+            self._keep(future)
+            return
+        self.has_ended = True
+        if self._finished is not None:
+            self._finished.put(None)
+
+
+class _Threaded(_Feed):
+    """A thread submits, within a window."""
+
+    def __init__(self, source: _Source, workers: int, total: int | None) -> None:
+        super().__init__(source)
+        self._changed = threading.Condition()
+        self._total = total
+        self._unfinished = 0
+        self._unfinished_limit = workers * _AUTO_CHUNKS_PER_WORKER if source.is_measured else 2**62
+        self._unconsumed = 0
+        self._window = max(_WINDOW_LEAST, workers * _WINDOW_CHUNKS_PER_WORKER)
+        self._workers = workers
+        self._submitted_items = 0
+        self._is_held_back = total is None
+        self._is_cancelled = False
+        self._error: BaseException | None = None
+        self.has_ended = False
+        self._thread = threading.Thread(target=self._run, name="hpcpool map", daemon=True)
+        _feeds.add(self)
+        self._thread.start()
+
+    def pop(self, timeout_s: float | None) -> Future[Any] | None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.futures or self.has_ended, timeout_s):
+                raise TimeoutError
+            if not self.futures:
+                self._raise_input_error()
+        return super().pop(timeout_s)
+
+    def listen(self, finished: queue.SimpleQueue[Future[Any] | None]) -> None:
+        with self._changed:
+            super().listen(finished)
+
+    def taken(self) -> None:
+        with self._changed:
+            self._unconsumed -= 1
+            self._changed.notify_all()
+
+    def _raise_input_error(self) -> None:
+        """What the input raised while it was read is the consumer's to see."""
+        if self._error is not None:
+            raise self._error
+
+    def cancel(self) -> None:
+        with self._changed:
+            self._is_cancelled = True
+            self._changed.notify_all()
+        super().cancel()
+
+    def release(self) -> None:
+        with self._changed:
+            self._is_held_back = False
+            self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until the input has been read."""
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._wait_for_room():
+                if self._total is not None and self.source.is_measured:
+                    # Of a known length leave enough chunks that all workers end at about the same time.
+                    left = self._total - self._submitted_items
+                    self.source.size = max(1, min(self.source.size, left // (self._workers * 4) or 1))
+                self._submitted_items += self.source.size
+                future = self.source.next()
+                if future is None:
+                    return
+                with self._changed:
+                    self._unfinished += 1
+                    self._unconsumed += 1
+                    self._keep(future)
+                    self._changed.notify_all()
+                future.add_done_callback(self._one_finished)
+        except BaseException as error:
+            self._error = error
+        finally:
+            with self._changed:
+                self.has_ended = True
+                if self._finished is not None:
+                    self._finished.put(None)
+                self._changed.notify_all()
+            _feeds.discard(self)
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(self._may_go_on)
+            return not self._is_cancelled
+
+    def _may_go_on(self) -> bool:
+        if self._is_cancelled:
+            return True
+        if self._unfinished >= min(self._unfinished_limit, self._window):
+            return False
+        return not self._is_held_back or self._unconsumed < self._window
+
+    def _one_finished(self, future: Future[Any]) -> None:
+        with self._changed:
+            self._unfinished -= 1
+            self._changed.notify_all()
+
+
+_feeds: weakref.WeakSet[_Threaded] = weakref.WeakSet()
+
+
+def finish_feeding(executor: Any, *, cancel: bool) -> None:
+    """Before an executor shuts down: let maps that are still reading their input read it to the end, or stop them."""
+    for feed in list(_feeds):
+        if getattr(feed.source._submit, "__self__", None) is executor:
+            if cancel:
+                feed.cancel()
+            else:
+                feed.release()
+            feed.join()
+
+
+class _Results:
+    """The iterator that `map` returns. Closing it, or dropping it half way, cancels what does not run."""
+
+    def __init__(self, feed: _Feed, results: Iterator[Any], bar: _Bar | None) -> None:
+        self._feed = feed
+        self._results = results
+        self._bar = bar
+        self._is_started = False
+        self._is_closed = False
+
+    def __iter__(self) -> _Results:
+        return self
+
+    def __next__(self) -> Any:
+        if self._is_closed:
+            raise StopIteration
+        self._is_started = True
+        try:
+            return next(self._results)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancel what does not run and give no more results."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._feed.cancel()
+            if self._bar is not None:
+                self._bar.close()
+
+    def __del__(self) -> None:
+        if self._is_started:
+            self.close()
+        else:
+            self._feed.release()
+
+
+def _ordered(feed: _Feed, end: float | None, is_chunked: bool) -> Iterator[Any]:
+    # No name may hold a future or a result while the consumer has it: it could not be freed then.
+    while (taken := _take_next(feed, end)) is not None:
+        if is_chunked:
+            taken[0].reverse()
+            while taken[0]:
+                yield taken[0].pop()
+        else:
+            yield taken.pop()
+
+
+def _unordered(feed: _Feed, end: float | None, is_chunked: bool) -> Iterator[Any]:
+    finished: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
+    feed.listen(finished)
+    while (taken := _take_finished(feed, finished, end)) is not None:
+        if is_chunked:
+            while taken[0]:
+                yield taken[0].pop(0)
+        else:
+            yield taken.pop()
+
+
+def _take_next(feed: _Feed, end: float | None) -> list[Any] | None:
+    """Return the next result, alone in a list; None at the end."""
+    future = feed.pop(_left(end))
+    return None if future is None else [_result_or_cancel(future, end)]
+
+
+def _take_finished(
+    feed: _Feed, finished: queue.SimpleQueue[Future[Any] | None], end: float | None
+) -> list[Any] | None:
+    """Return any result, alone in a list; None at the end."""
+    while feed.futures or not feed.has_ended:
+        try:
+            future = finished.get(timeout=_left(end))
+        except queue.Empty:
+            raise TimeoutError from None
+        if future is not None:
+            feed.futures.pop(future, None)
+            feed.taken()
+            return [_result_or_cancel(future, end)]
+    if isinstance(feed, _Threaded):
+        feed._raise_input_error()
+    return None
+
+
+def _result_or_cancel(future: Future[Any], end: float | None) -> Any:
+    try:
+        try:
+            return future.result(_left(end))
+        finally:
+            future.cancel()
+    finally:
+        del future  # break the cycle through the traceback
+
+
+def _left(end: float | None) -> float | None:
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
+class _Bar:
+    """A progress bar of finished items on stderr."""
+
+    def __init__(self, total: int | None) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError("map(progress=True) needs tqdm: pip install 'hpcpool[progress]'") from error
+        self._lock = threading.Lock()
+        self._bar = tqdm(total=total)
+
+    def advance(self, items: int, future: Future[Any]) -> None:
+        """Count the items of a finished task."""
+        with self._lock:
+            self._bar.update(items)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        with self._lock:
+            self._bar.close()
+
+
+def _finish_all_feeding() -> None:
+    for feed in list(_feeds):
+        feed.release()
+        feed.join()
+
+
+# Registered after the client's own exit handler, so it runs before it: maps read their input to the end, then the
+# pending calls are finished.
+threading._register_atexit(_finish_all_feeding)  # type: ignore[attr-defined]

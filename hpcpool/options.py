@@ -1,0 +1,83 @@
+"""The options of single calls, checked where the user gives them. No option is applied here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from hpcpool.processes.client import CallOptions
+
+RetryOn = type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
+
+
+class _Unset:
+    """The type of `UNSET`: an option that was not given, where None means something."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = _Unset()
+
+
+def changed(
+    options: CallOptions,
+    *,
+    retries: int | _Unset = UNSET,
+    retry_on: RetryOn | _Unset = UNSET,
+    timeout: float | None | _Unset = UNSET,
+    priority: int | _Unset = UNSET,
+    crash_limit: int | _Unset = UNSET,
+    name: str | _Unset = UNSET,
+) -> CallOptions:
+    """Return options with those given replaced; `TypeError` or `ValueError` for what is none."""
+    changes: dict[str, Any] = {}
+    if not isinstance(retries, _Unset):
+        changes["retries"] = _whole("retries", retries, least=0)
+    if not isinstance(retry_on, _Unset):
+        changes["retry_on"] = _exceptions(retry_on)
+    if not isinstance(timeout, _Unset):
+        changes["timeout_s"] = _seconds("timeout", timeout)
+    if not isinstance(priority, _Unset):
+        changes["priority"] = _whole("priority", priority, least=-(2**31))
+    if not isinstance(crash_limit, _Unset):
+        changes["crash_limit"] = _whole("crash_limit", crash_limit, least=1)
+    if not isinstance(name, _Unset):
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, not {name!r}")
+        changes["name"] = name
+    return options._replace(**changes)
+
+
+def _whole(option: str, value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{option} must be a whole number, not {value!r}")
+    if not least <= value < 2**31:
+        raise ValueError(f"{option} must be at least {least} and less than 2**31, not {value!r}")
+    return value
+
+
+def _seconds(option: str, value: Any) -> float:
+    """Return seconds; None, for no limit, becomes 0."""
+    if value is None:
+        return 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{option} must be seconds (a number) or None, not {value!r}")
+    if not value > 0 or math.isinf(value):
+        raise ValueError(f"{option} must be more than 0 seconds and finite (None: no limit), not {value!r}")
+    return float(value)
+
+
+def _exceptions(value: Any) -> Any:
+    if isinstance(value, type):
+        value = (value,)
+    elif callable(value):
+        return value
+    try:
+        classes = tuple(value)
+    except TypeError:
+        classes = (None,)
+    if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
+        raise TypeError(f"retry_on must be an exception class, several of them, or a function, not {value!r}")
+    return classes

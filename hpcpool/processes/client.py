@@ -1,0 +1,628 @@
+"""The client: the user's side of a pool. One I/O thread owns the ZeroMQ socket; other threads only put things in its
+inbox and wake it.
+
+The thread completes futures, keeps calls that wait for others, and tells the interchange what to do. It never opens a
+payload for its own purposes and never raises into user code; callbacks of futures run in it, as they do in
+`ProcessPoolExecutor`. When the interchange dies, every future fails at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
+
+import zmq
+
+from hpcpool.config import Config
+from hpcpool.core.dependencies import Dependencies
+from hpcpool.core.priority_queue import PriorityQueue
+from hpcpool.errors import BrokenPool
+from hpcpool.processes import outcomes
+from hpcpool.processes.blob_ledger import BlobLedger
+from hpcpool.processes.interchange_process import InterchangeProcess
+from hpcpool.processes.task_future import TaskFuture, TaskInfo
+from hpcpool.wire.functions import Blob
+from hpcpool.wire.messages import (
+    Broken,
+    Cancel,
+    Capacity,
+    Kill,
+    MessageError,
+    Outcome,
+    Refused,
+    Setup,
+    Started,
+    Status,
+    Stop,
+    Task,
+    ToClient,
+    Warn,
+    Withdraw,
+    Withdrawn,
+    deal_frames,
+    encode,
+    to_client,
+)
+from hpcpool.wire.payload import Payload, pack, pickle_value, unpack
+from hpcpool.wire.versions import hello
+
+log = logging.getLogger("hpcpool")
+
+#: How many tasks go into one message: enough to pay for the message, few enough that the first is not kept waiting.
+_BATCH = 256
+#: How many tasks are at the interchange at most, for each one that the managers take; the rest waits here.
+_WINDOW_FACTOR = 4
+_WINDOW_LEAST = 4096
+#: Bytes of payload on the way at once.
+_WINDOW_BYTES = 512 * 1024 * 1024
+
+
+class CallOptions(NamedTuple):
+    """How one call is to be run; see `HPCPoolExecutor.options`."""
+
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] | Callable[[BaseException], bool] = (Exception,)
+    timeout_s: float = 0.0
+    priority: int = 0
+    #: 0: as the configuration says.
+    crash_limit: int = 0
+    name: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One pending call."""
+
+    id: int
+    future: TaskFuture[Any]
+    call: Payload
+    options: CallOptions
+    blobs: tuple[Blob, ...] = ()
+    #: The results that the call depends on, in placeholder order; None: not there yet.
+    parts: list[Payload | None] = field(default_factory=list)
+    #: The futures whose results are not there yet, and the place of each in `parts`.
+    waiting: dict[Future[Any], int] = field(default_factory=dict)
+    attempt: int = 1
+    queued_at: float = 0.0
+    #: Bytes on their way to the interchange or beyond; 0: still here.
+    sent_bytes: int = 0
+
+
+class Client:
+    """Connects one executor with its interchange. `submit`, `cancel`, `kill` and `close` may be called anywhere."""
+
+    def __init__(self, config: Config, setup: Setup, workers: int) -> None:
+        self._interchange = InterchangeProcess(config)
+        self._crash_limit = config.crash_limit
+        self._workers = workers
+        self._ids = itertools.count(1)
+        self._inbox: deque[Ticket | Callable[[], None]] = deque()
+        self._asleep = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        self._tickets: dict[int, Ticket] = {}
+        self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
+        self._ready: PriorityQueue[Ticket] = PriorityQueue()
+        self._out: list[Any] = [hello(), setup]
+        self._out_frames: list[Any] = []
+        self._blobs = BlobLedger()
+        self._in_flight = 0
+        self._in_flight_bytes = 0
+        self._window = _WINDOW_LEAST
+        self._broken: Broken | None = None
+        self._closing = False
+        self._stop_signal = 0
+        self._forked = False
+        #: Held while a ticket is put in and while the pool closes or breaks: no ticket can slip in behind the end.
+        self._door = threading.Lock()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="hpcpool client")
+        with _lifecycle_lock:
+            _clients.add(self)
+        self._thread.start()
+
+    # -- from any thread --
+
+    @property
+    def is_usable(self) -> bool:
+        """False in a child that was forked from the client's process."""
+        return not self._forked
+
+    def check_open(self) -> None:
+        """Raise what `submit` must raise when the pool takes no calls."""
+        if self._forked:
+            raise RuntimeError(
+                "this executor belongs to the parent of this process and cannot be used after os.fork(); make a new one"
+            )
+        self.check_interpreter()
+        if self._closing and self._broken is None:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._broken is not None:
+            raise self._broken_error()
+
+    @property
+    def broken(self) -> str | Literal[False]:
+        """Why the pool cannot go on; False if it can."""
+        return self._broken.reason if self._broken is not None else False
+
+    @staticmethod
+    def check_interpreter() -> None:
+        """Raise if the interpreter is ending and nothing can be started any more."""
+        if _interpreter_exits:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    def new_future(self, options: CallOptions) -> TaskFuture[Any]:
+        """Return the future of a call that is about to be submitted (or that fails before it can be)."""
+        return TaskFuture(options.name, self, next(self._ids))
+
+    def submit(
+        self,
+        future: TaskFuture[Any],
+        call: Payload,
+        options: CallOptions,
+        dependencies: Sequence[Future[Any]] = (),
+        blobs: tuple[Blob, ...] = (),
+    ) -> None:
+        """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
+        ticket = Ticket(future._task, future, call, options, blobs, queued_at=time.time())
+        if dependencies:
+            self._look_at_dependencies(ticket, dependencies)
+        with self._door:
+            self.check_open()
+            self._put(ticket)
+
+    def cancel(self, task: int) -> None:
+        """The user has cancelled this task's future."""
+        self._put(lambda: self._cancelled(task))
+
+    def kill(self, task: int) -> None:
+        """End this task although it runs."""
+        self._put(lambda: self._out.append(Kill(task)) if task in self._tickets else None)
+
+    def close(self, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; stop everything when the pending ones have finished. Does not wait.
+
+        With `cancel_futures` the calls that do not run are cancelled, but for the oldest, as many as there are
+        workers: those are taken to be running (`ProcessPoolExecutor` does the same with what is in its call queue).
+        """
+        with self._door:
+            self._closing = True
+        self._put(self._withdraw if cancel_futures else _nothing)
+
+    def abort(self, signal_number: int, reason: str) -> None:
+        """Fail all pending calls and end the workers by a signal. Does not wait."""
+        with self._door:
+            self._closing = True
+        self._stop_signal = signal_number
+        self._put(lambda: self._break(Broken(reason)))
+
+    def join(self) -> None:
+        """Wait until everything of the pool has gone; returns at once in the client's own thread."""
+        if self._forked or threading.current_thread() is self._thread:
+            return
+        self._done.wait()
+        self._thread.join()
+
+    def after_fork(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+        self._forked = True
+        self._door = threading.Lock()
+        self._interchange.after_fork()
+
+    def _put(self, item: Ticket | Callable[[], None]) -> None:
+        self._inbox.append(item)
+        if self._asleep:
+            self._asleep = False
+            try:
+                os.write(self._wake_write, b"\0")
+            except (BlockingIOError, OSError):
+                return  # it is awake already, or has ended
+
+    def _look_at_dependencies(self, ticket: Ticket, dependencies: Sequence[Future[Any]]) -> None:
+        """Take the results that are there, here in the user's thread: pickling them may run the user's code."""
+        ticket.parts = [None] * len(dependencies)
+        for index, dependency in enumerate(dependencies):
+            if dependency.done() and not dependency.cancelled() and dependency.exception() is None:
+                ticket.parts[index] = _payload_of(dependency)
+            else:
+                ticket.waiting[dependency] = index
+
+    def _broken_error(self) -> BrokenPool:
+        assert self._broken is not None
+        return outcomes.broken_error(self._broken)
+
+    # -- the I/O thread --
+
+    def _run(self) -> None:
+        try:
+            with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+                self._socket = socket
+                socket.setsockopt(zmq.SNDHWM, 0)  # bounded by the window, not by blocking
+                socket.setsockopt(zmq.RCVHWM, 0)
+                socket.setsockopt(zmq.LINGER, 0)
+                socket.connect(self._interchange.address)
+                try:
+                    self._loop()
+                except Exception as error:
+                    log.exception("the client's I/O thread failed")
+                    self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
+                self._farewell()
+        finally:
+            self._done.set()
+            _clients.discard(self)
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+
+    def _loop(self) -> None:
+        poller = zmq.Poller()
+        for readable in (self._socket, self._wake_read, self._interchange.lifeline):
+            poller.register(readable, zmq.POLLIN)
+        while not self._is_over():
+            self._asleep = True
+            patience_ms = 0 if self._inbox or (self._ready and self._has_room()) else None
+            ready = dict(poller.poll(patience_ms))
+            self._asleep = False
+            if self._wake_read in ready:
+                os.read(self._wake_read, 4096)
+            if self._socket in ready:
+                self._receive()
+            if self._interchange.lifeline in ready and self._broken is None:
+                self._receive()
+                self._break(Broken(self._interchange.obituary()))
+            self._read_inbox()
+            self._send()
+
+    def _is_over(self) -> bool:
+        if self._broken is not None:
+            self._read_inbox()
+            return not self._inbox
+        return self._closing and not self._tickets and not self._inbox
+
+    def _read_inbox(self) -> None:
+        # At most what is there now, so that a busy submitter cannot keep results waiting.
+        for _ in range(len(self._inbox)):
+            item = self._inbox.popleft()
+            if type(item) is Ticket:
+                self._admit(item)
+            else:
+                item()  # type: ignore[operator]
+
+    def _admit(self, ticket: Ticket) -> None:
+        if self._broken is not None:
+            self._finish_broken(ticket)
+            return
+        if ticket.future.cancelled():
+            ticket.future._acknowledge_cancel()
+            return
+        self._tickets[ticket.id] = ticket
+        if ticket.waiting:
+            self._wait_for_dependencies(ticket)
+        else:
+            self._ready.push(ticket, ticket.options.priority)
+
+    # -- dependencies --
+
+    def _wait_for_dependencies(self, ticket: Ticket) -> None:
+        missing = []
+        for dependency in list(ticket.waiting):
+            if self._is_mine(dependency) or not dependency.done():
+                missing.append(dependency)
+            elif not self._take_result(ticket, dependency):
+                return
+        if not missing:
+            self._ready.push(ticket, ticket.options.priority)
+            return
+        self._graph.add(ticket, missing)
+        for dependency in missing:
+            if not self._is_mine(dependency):
+                dependency.add_done_callback(self._foreign_done)
+
+    def _is_mine(self, future: Future[Any]) -> bool:
+        """True while this thread will be the one to complete the future."""
+        if not isinstance(future, TaskFuture):
+            return False
+        ticket = self._tickets.get(future._task)
+        return ticket is not None and ticket.future is future
+
+    def _foreign_done(self, future: Future[Any]) -> None:
+        """A future that is not ours is done; called in whatever thread completed it."""
+        payload: Payload | BaseException | None = None
+        if not future.cancelled() and future.exception() is None:
+            try:
+                payload = _payload_of(future)
+            except Exception as error:
+                payload = error
+        self._put(lambda: self._settle_dependents(future, payload))
+
+    def _take_result(self, ticket: Ticket, dependency: Future[Any]) -> bool:
+        """Put a finished dependency's result in its place; False if that ended the call instead."""
+        if dependency.cancelled() or dependency.exception() is not None:
+            self._end_by_dependency(ticket, dependency)
+            self._settle_dependents(ticket.future, None)
+            return False
+        ticket.parts[ticket.waiting.pop(dependency)] = _payload_of(dependency)
+        return True
+
+    def _settle_dependents(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
+        """Go on with the calls that waited for a future: with its result, or without it all the way down."""
+        if isinstance(payload, Payload):
+            for ticket in self._graph.dependents(future):
+                ticket.parts[ticket.waiting.pop(future)] = payload
+            for ticket in self._graph.done(future):
+                self._ready.push(ticket, ticket.options.priority)
+            return
+        fallen: list[Future[Any]] = [future]
+        while fallen:
+            cause = fallen.pop()
+            for ticket in self._graph.dependents(cause):
+                self._graph.remove(ticket)
+                if payload is not None:
+                    self._drop(ticket)
+                    ticket.future._finish(outcomes.raising(payload), failed=True)
+                else:
+                    self._end_by_dependency(ticket, cause)
+                fallen.append(ticket.future)
+            payload = None
+
+    def _end_by_dependency(self, ticket: Ticket, cause: Future[Any]) -> None:
+        self._drop(ticket)
+        if cause.cancelled():
+            ticket.future.cancel()
+            ticket.future._acknowledge_cancel()
+        else:
+            outcomes.fail_by_dependency(ticket.future, cause)
+
+    # -- sending --
+
+    def _has_room(self) -> bool:
+        return self._in_flight < self._window and self._in_flight_bytes < _WINDOW_BYTES
+
+    def _send(self) -> None:
+        """Send what is ready, as one message for each batch."""
+        while self._ready and self._has_room() and len(self._out) < _BATCH:
+            ticket = self._ready.pop()
+            if ticket.id in self._tickets:
+                self._write(ticket)
+        if self._out and self._broken is None:
+            if self._out_frames:
+                self._socket.send_multipart([encode(self._out), *self._out_frames], copy=False)
+                self._out_frames = []
+            else:
+                self._socket.send(encode(self._out))
+            self._out = []
+
+    def _write(self, ticket: Ticket) -> None:
+        options = ticket.options
+        packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
+        keys: tuple[bytes, ...] = ()
+        if ticket.blobs:
+            keys = tuple(blob.key for blob in ticket.blobs)
+            self._out += self._blobs.use(ticket.blobs)
+        self._out.append(
+            Task(
+                ticket.id,
+                packed.data,
+                packed.layout,
+                len(packed.frames),
+                keys,
+                options.priority,
+                options.timeout_s,
+                options.crash_limit or self._crash_limit,
+            )
+        )
+        if packed.frames:
+            self._out_frames.extend(packed.frames)
+        ticket.sent_bytes = 1 + len(packed.data) + sum(memoryview(frame).nbytes for frame in packed.frames)
+        self._in_flight += 1
+        self._in_flight_bytes += ticket.sent_bytes
+        if not options.retries:
+            ticket.call, ticket.parts = _SENT, []
+
+    # -- receiving --
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                header, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            try:
+                batch = deal_frames(to_client.decode(header.buffer), [frame.buffer for frame in frames])
+            except MessageError as error:
+                self._break(Broken(f"the interchange sent a malformed message: {error}"))
+                return
+            for message, its_frames in batch:
+                if type(message) is Outcome:
+                    self._on_outcome(message, its_frames)
+                else:
+                    self._on_message(message)
+
+    def _on_message(self, message: ToClient) -> None:
+        match message:
+            case Started(ids=tasks):
+                for task in tasks:
+                    if (ticket := self._tickets.get(task)) is not None:
+                        ticket.future._start()
+            case Capacity(limit=limit):
+                self._window = max(_WINDOW_LEAST, _WINDOW_FACTOR * limit)
+            case Withdrawn(ids=tasks):
+                for task in tasks:
+                    self._give_up(task)
+            case Broken():
+                self._break(message)
+            case Refused(reason=reason):
+                self._break(Broken(f"the interchange refused this client: {reason}"))
+            case Warn(text=text):
+                log.warning("%s", text)
+
+    def _on_outcome(self, outcome: Outcome, frames: list[Any]) -> None:
+        ticket = self._tickets.get(outcome.id)
+        if ticket is None:
+            return  # cancelled in the meantime
+        self._landed(ticket)
+        payloads: list[Payload] = []
+        if outcome.status in (Status.OK, Status.FAILED, Status.PAYLOAD_ERROR):
+            payloads = unpack(outcome.data, outcome.layout, frames)
+        info = _info(ticket, outcome)
+        if outcome.status == Status.OK:
+            self._drop(ticket)
+            payload = payloads[0]
+            # Before the future is done: whoever opens its result may let go of what came.
+            waiting = self._graph.dependents(ticket.future) if self._graph else ()
+            if ticket.future._finish(outcomes.result(payload), failed=False, payload=payload, info=info) or waiting:
+                self._settle_dependents(ticket.future, payload)
+            return
+        opener = outcomes.failure(outcome, payloads, info)
+        if ticket.attempt <= ticket.options.retries and outcomes.may_retry(outcome, opener, ticket.options.retry_on):
+            ticket.attempt += 1
+            self._ready.push(ticket, ticket.options.priority)
+            return
+        self._drop(ticket)
+        ticket.future._finish(opener, failed=True, info=info)
+        if self._graph:
+            self._settle_dependents(ticket.future, None)
+
+    def _landed(self, ticket: Ticket) -> None:
+        """A ticket that was on its way is here again."""
+        if ticket.sent_bytes:
+            self._in_flight -= 1
+            self._in_flight_bytes -= ticket.sent_bytes
+            ticket.sent_bytes = 0
+            if ticket.blobs:
+                self._out += self._blobs.release(ticket.blobs)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Forget a ticket that is over."""
+        self._landed(ticket)
+        self._tickets.pop(ticket.id, None)
+
+    # -- cancelling and ending --
+
+    def _cancelled(self, task: int) -> None:
+        """The user has cancelled a future: its task must not run, nor what depends on it."""
+        ticket = self._tickets.get(task)
+        if ticket is None:
+            return
+        if ticket.sent_bytes and self._broken is None:
+            self._out.append(Cancel(task))
+        self._give_up(task)
+
+    def _give_up(self, task: int) -> None:
+        """End a ticket as cancelled."""
+        ticket = self._tickets.get(task)
+        if ticket is None:
+            return
+        self._drop(ticket)
+        self._graph.remove(ticket)
+        ticket.future._controller = None
+        ticket.future.cancel()
+        ticket.future._acknowledge_cancel()
+        if self._graph:
+            self._settle_dependents(ticket.future, None)
+
+    def _withdraw(self) -> None:
+        """Cancel all calls that do not run: those here at once, those on their way when the interchange says so."""
+        oldest = sorted(self._tickets)
+        keep = oldest[min(self._workers, len(oldest)) - 1] if oldest else 0
+        for ticket in [ticket for ticket in self._tickets.values() if not ticket.sent_bytes and ticket.id > keep]:
+            self._give_up(ticket.id)
+        if self._tickets:
+            self._out.append(Withdraw(keep))
+
+    def _break(self, broken: Broken) -> None:
+        """The pool cannot go on: every pending future gets an error of its own."""
+        with self._door:
+            if self._broken is None:
+                self._broken = broken
+                self._closing = True
+        tickets, self._tickets = self._tickets, {}
+        self._graph = Dependencies()
+        for ticket in tickets.values():
+            self._finish_broken(ticket)
+
+    def _finish_broken(self, ticket: Ticket) -> None:
+        assert self._broken is not None
+        ticket.future._acknowledge_cancel()
+        ticket.future._finish(outcomes.broken(self._broken), failed=True, info=_info(ticket, None))
+
+    def _farewell(self) -> None:
+        """Tell the interchange to stop and wait until everything of it has gone."""
+        number = self._stop_signal or (9 if self._broken is not None else 0)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.send(encode([*self._out, Stop(number)] if self._broken is None else [Stop(number)]))
+        self._interchange.wait_until_gone()
+
+
+_SENT = Payload(b"")
+
+
+def _nothing() -> None:
+    """Wakes the thread, which looks at its state."""
+
+
+def _payload_of(future: Future[Any]) -> Payload:
+    """Return a finished future's result, as it came if that is still there."""
+    payload = future._payload if isinstance(future, TaskFuture) else None
+    return payload if payload is not None else pickle_value(future.result())
+
+
+def _info(ticket: Ticket, outcome: Outcome | None) -> TaskInfo:
+    info = replace(ticket.future._info, attempt=ticket.attempt, queued_at=ticket.queued_at)
+    if outcome is None:
+        return info
+    return replace(
+        info,
+        host=outcome.host or None,
+        pid=outcome.pid or None,
+        started_at=outcome.started_at or None,
+        ended_at=outcome.started_at + outcome.elapsed_s if outcome.started_at else None,
+        cpu_s=outcome.cpu_s if outcome.started_at else None,
+        peak_memory_bytes=outcome.peak_memory_bytes or None,
+    )
+
+
+# -- the process's end, and forks ---------------------------------------------------------------------------------------
+
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+_lifecycle_lock = threading.Lock()
+_interpreter_exits = False
+
+
+def _at_interpreter_exit() -> None:
+    """Finish what is pending before the interpreter goes (threads are still allowed at this point)."""
+    global _interpreter_exits
+    with _lifecycle_lock:
+        _interpreter_exits = True
+        clients = [client for client in _clients if client.is_usable]
+    interrupted = outcomes.ended_by_ctrl_c()
+    for client in clients:
+        client.close(cancel_futures=interrupted)
+    try:
+        for client in clients:
+            client.join()
+    except KeyboardInterrupt:
+        for client in clients:
+            client.abort(9, "ended by a second Ctrl-C")
+        for client in clients:
+            client.join()
+
+
+def _after_fork_in_child() -> None:
+    global _lifecycle_lock
+    _lifecycle_lock = threading.Lock()
+    for client in list(_clients):
+        client.after_fork()
+
+
+# As concurrent.futures does: this runs before the interpreter joins its threads, an atexit handler would run after.
+threading._register_atexit(_at_interpreter_exit)  # type: ignore[attr-defined]
+os.register_at_fork(after_in_child=_after_fork_in_child)

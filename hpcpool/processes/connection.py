@@ -1,0 +1,32 @@
+"""The connection file: what a manager must know to find its interchange. Written by the interchange, mode 0600."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+
+class Connection(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the interchange listens, and how workers are to be started."""
+
+    #: ZeroMQ endpoints, in the order in which they should be tried.
+    addresses: list[str]
+    start_method: str
+    #: Where managers on this host keep their files; another host has none of it.
+    directory: str
+
+
+def write_connection(path: str, connection: Connection) -> None:
+    """Write the file so that nobody ever reads half of it."""
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(connection))
+    os.rename(temporary, path)
+
+
+def read_connection(path: str) -> Connection:
+    """Read the file; `msgspec.DecodeError` or `OSError` if it is not one."""
+    with open(path, "rb") as file:
+        return msgspec.json.decode(file.read(), type=Connection)

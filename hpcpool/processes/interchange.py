@@ -1,0 +1,446 @@
+"""The interchange: between one client and the managers. One event loop in the main thread, block control in another.
+
+It owns two ZeroMQ sockets (one to the client, one to all managers) and never opens a payload. Who gets which task is
+decided by `core.scheduler`. It ends when the client tells it to or goes: every block is cancelled first, and the run
+directory is removed last.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from hpcpool.config import Config
+from hpcpool.core.scheduler import Scheduler
+from hpcpool.processes import block_control
+from hpcpool.processes.block_control import BlockControl, Surroundings
+from hpcpool.processes.connection import Connection, write_connection
+from hpcpool.processes.limits import raise_file_limit
+from hpcpool.wire.messages import (
+    Broken,
+    Cancel,
+    Capacity,
+    Define,
+    Forget,
+    FromClient,
+    FromManager,
+    GiveBack,
+    Heartbeat,
+    Hello,
+    Kill,
+    MessageError,
+    Outcome,
+    Refused,
+    Register,
+    Returned,
+    Setup,
+    Started,
+    Status,
+    Stop,
+    Task,
+    Warn,
+    Welcome,
+    Withdraw,
+    Withdrawn,
+    deal_frames,
+    encode,
+    from_client,
+    from_manager,
+)
+from hpcpool.wire.versions import disagreement, hello
+
+log = logging.getLogger(__name__)
+
+#: How many messages are taken from one socket before the others get their turn.
+_TURN = 64
+#: How long a stopping pool's blocks may take to end in good order (seconds); exit handlers of workers run in this time.
+_STOP_S = 10.0
+#: The same when they are to end at once.
+_KILL_S = 0.5
+
+
+def main(argv: list[str]) -> None:
+    """Serve a client: run directory and three inherited descriptors: the lifeline, the user's stderr, the census."""
+    directory, lifeline, user_stderr, census = argv
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_file_limit()
+    Interchange(directory, int(lifeline), int(user_stderr), int(census)).run()
+
+
+@dataclass(slots=True)
+class _Manager:
+    """What the interchange knows of a manager, besides its leases."""
+
+    hello: Hello
+    last_heard: float
+    last_sent: float = 0.0
+    block: str = ""
+    registered: bool = False
+    #: Keys of the blobs that it has been sent.
+    blobs: set[bytes] = field(default_factory=set)
+
+
+class Interchange:
+    """The event loop and its state."""
+
+    def __init__(self, directory: str, lifeline: int, user_stderr: int, census: int) -> None:
+        self._directory = directory
+        with open(os.path.join(directory, "config.json"), "rb") as file:
+            self._config = Config.from_json(file.read())
+        self._lifeline = lifeline
+        self._hello = hello()
+        self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
+        self._tasks: dict[int, tuple[Task, list[Any]]] = {}
+        self._blobs: dict[bytes, bytes] = {}
+        self._managers: dict[bytes, _Manager] = {}
+        self._setup: Setup | None = None
+        self._to_client: list[Any] = []
+        self._frames_to_client: list[Any] = []
+        self._announced = (0, 0)
+        self._announced_load = 0
+        self._stopping = False
+        self._finished = False
+        self._events: queue.SimpleQueue[block_control.Event] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe()
+        # Local managers hold the read end; its end tells them that this process is gone.
+        lifeline_read, self._lifeline_write = os.pipe()
+        self._descriptors = (user_stderr, lifeline_read, census)
+        self._control: BlockControl | None = None
+        self._context = zmq.Context()
+        self._client = self._bind(zmq.DEALER, "client.sock")
+        self._peers = self._bind(zmq.ROUTER, "managers.sock")
+
+    def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
+        bound = self._context.socket(kind)
+        bound.setsockopt(zmq.SNDHWM, 0)  # bounded by the tasks in flight, not by dropping or blocking
+        bound.setsockopt(zmq.RCVHWM, 0)
+        bound.setsockopt(zmq.LINGER, 200)
+        bound.bind(f"ipc://{os.path.join(self._directory, name)}")
+        return bound
+
+    def run(self) -> None:
+        """Serve until the client says stop or is gone and no block is left."""
+        poller = zmq.Poller()
+        for readable in (self._client, self._peers, self._lifeline, self._wake_read):
+            poller.register(readable, zmq.POLLIN)
+        try:
+            while not self._finished:
+                ready = dict(poller.poll(self._patience_ms()))
+                if self._client in ready:
+                    self._hear_client()
+                if self._peers in ready:
+                    self._hear_managers()
+                if self._wake_read in ready:
+                    self._hear_block_control()
+                if self._lifeline in ready:
+                    poller.unregister(self._lifeline)
+                    log.info("client gone")
+                    self._stop(signal.SIGKILL)
+                self._look_at_silence()
+                self._dispatch()
+                self._flush()
+        finally:
+            self._close()
+
+    def _patience_ms(self) -> int | None:
+        if not self._managers:
+            return None
+        return int(self._config.heartbeat_period_s * 1000)
+
+    # -- the client --
+
+    def _hear_client(self) -> None:
+        for _ in range(_TURN):
+            try:
+                header, *frames = self._client.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            try:
+                batch = deal_frames(from_client.decode(header.buffer), [frame.buffer for frame in frames])
+            except MessageError as error:
+                log.error("client sent a malformed message: %s", error)
+                self._to_client.append(Broken(f"the interchange could not read the client's message: {error}"))
+                continue
+            for message, its_frames in batch:
+                if type(message) is Task:
+                    self._tasks[message.id] = (message, its_frames)
+                    self._scheduler.submitted(message.id, message.priority, message.crash_limit)
+                else:
+                    self._on_client(message)
+
+    def _on_client(self, message: FromClient) -> None:
+        match message:
+            case Hello():
+                if reason := disagreement(self._hello, message):
+                    self._to_client.append(Refused(reason))
+            case Setup():
+                self._setup = message
+                self._start_block_control(message)
+            case Define(key=key, data=data):
+                self._blobs[key] = data
+            case Forget(key=key):
+                self._forget(key)
+            case Cancel(id=task):
+                manager = self._scheduler.cancelled(task)
+                self._tasks.pop(task, None)
+                if manager is not None:
+                    self._tell(manager, [message])
+            case Kill():
+                self._kill(message)
+            case Withdraw(keep=keep):
+                self._withdrawn(self._scheduler.withdraw(keep))
+                for name in self._managers:
+                    self._tell(name, [message])
+            case Stop(signal=number):
+                self._stop(number)
+
+    def _start_block_control(self, setup: Setup) -> None:
+        connection_file = os.path.join(self._directory, "connection.json")
+        address = f"ipc://{os.path.join(self._directory, 'managers.sock')}"
+        write_connection(connection_file, Connection([address], setup.start_method, self._directory))
+        surroundings = Surroundings(self._directory, connection_file, self._descriptors)
+        self._control = BlockControl(self._config, surroundings, self._report)
+        self._control.start()
+
+    def _forget(self, key: bytes) -> None:
+        self._blobs.pop(key, None)
+        for name, manager in self._managers.items():
+            if key in manager.blobs:
+                manager.blobs.discard(key)
+                self._tell(name, [Forget(key)])
+
+    def _kill(self, message: Kill) -> None:
+        manager = self._scheduler.manager_of(message.id)
+        if manager is not None:
+            self._tell(manager, [message])
+        elif message.id in self._tasks:
+            self._scheduler.cancelled(message.id)
+            del self._tasks[message.id]
+            self._to_client.append(Outcome(message.id, Status.KILLED))
+
+    def _withdrawn(self, tasks: list[int]) -> None:
+        for task in tasks:
+            del self._tasks[task]
+        if tasks:
+            self._to_client.append(Withdrawn(tasks))
+
+    def _flush(self) -> None:
+        """Send the client what has gathered, as one message."""
+        offered = (self._scheduler.slots, self._scheduler.limit)
+        if offered != self._announced:
+            self._announced = offered
+            self._to_client.append(Capacity(*offered))
+        if self._to_client:
+            if self._frames_to_client:
+                self._client.send_multipart([encode(self._to_client), *self._frames_to_client], copy=False)
+                self._frames_to_client = []
+            else:
+                self._client.send(encode(self._to_client))
+            self._to_client = []
+
+    # -- managers --
+
+    def _hear_managers(self) -> None:
+        for _ in range(_TURN):
+            try:
+                name, header, *frames = self._peers.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            except ValueError:
+                continue  # a message without a header: nobody we know sends that
+            self._on_batch(name.bytes, header, frames)
+
+    def _on_batch(self, name: bytes, header: Any, frames: list[Any]) -> None:
+        try:
+            batch = deal_frames(from_manager.decode(header.buffer), [frame.buffer for frame in frames])
+        except MessageError as error:
+            log.error("manager=%r dropped: %s", name, error)
+            self._tell(name, [Stop(signal.SIGKILL)])
+            self._lose(name, "it sent a malformed message")
+            return
+        manager = self._managers.get(name)
+        if manager is not None:
+            manager.last_heard = time.monotonic()
+        for message, its_frames in batch:
+            if type(message) is Outcome:
+                self._on_outcome(name, message, its_frames)
+            else:
+                self._on_manager(name, message)
+
+    def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
+        if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
+            return  # it is allowed to try again
+        if self._scheduler.finished(name, outcome.id):
+            del self._tasks[outcome.id]
+            self._to_client.append(outcome)
+            self._frames_to_client.extend(frames)
+
+    def _on_manager(self, name: bytes, message: FromManager) -> None:
+        if isinstance(message, Hello):
+            self._greet(name, message)
+            return
+        manager = self._managers.get(name)
+        if manager is None:
+            log.warning("manager=%r spoke without a greeting, ignored", name)
+            return
+        match message:
+            case Register():
+                self._register(name, manager, message)
+            case Capacity(slots=slots, limit=limit):
+                self._offer(name, manager, slots, limit)
+            case Started(ids=tasks):
+                mine = [task for task in tasks if self._scheduler.manager_of(task) == name]
+                if mine:
+                    self._to_client.append(Started(mine))
+            case Returned(ids=tasks):
+                self._scheduler.returned(name, tasks)
+            case Withdrawn(ids=tasks):
+                self._withdrawn([task for task in tasks if self._scheduler.finished(name, task)])
+            case Heartbeat():
+                self._tell(name, [Heartbeat()])
+            case Broken():
+                self._to_client.append(message)
+
+    def _greet(self, name: bytes, theirs: Hello) -> None:
+        if reason := disagreement(self._hello, theirs):
+            log.error("manager=%s:%d refused: %s", theirs.host, theirs.pid, reason)
+            self._to_client.append(Warn(f"a manager was refused: {reason}"))
+            self._peers.send_multipart([name, encode([Refused(reason)])])
+            return
+        self._managers[name] = _Manager(theirs, last_heard=time.monotonic())
+
+    def _register(self, name: bytes, manager: _Manager, message: Register) -> None:
+        assert self._setup is not None
+        manager.block = message.block
+        pool = next((pool for pool in self._config.node_pools if message.block.startswith(f"{pool.name}-")), None)
+        workers = self._setup.workers or (pool.workers_per_node if pool is not None else None) or 0
+        setup = self._setup
+        welcome = Welcome(
+            workers,
+            setup.start_method,
+            setup.max_tasks_per_child,
+            setup.setup,
+            self._config.heartbeat_period_s,
+            self._config.heartbeat_timeout_s,
+        )
+        self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
+        log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
+
+    def _offer(self, name: bytes, manager: _Manager, slots: int, limit: int) -> None:
+        if manager.registered:
+            self._scheduler.capacity_changed(name, slots, limit)
+            return
+        manager.registered = True
+        self._scheduler.manager_joined(name, slots, limit)
+        if self._control is not None:
+            self._control.registered(manager.block, slots)
+
+    def _tell(self, name: bytes, messages: list[Any], frames: Iterable[Any] = ()) -> None:
+        manager = self._managers.get(name)
+        if manager is not None:
+            self._peers.send_multipart([name, encode(messages), *frames], copy=False)
+            manager.last_sent = time.monotonic()
+
+    def _lose(self, name: bytes, reason: str) -> None:
+        """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
+        manager = self._managers.pop(name, None)
+        if manager is None:
+            return
+        lost = self._scheduler.manager_lost(name)
+        log.error("block=%s manager=%s:%d lost: %s", manager.block, manager.hello.host, manager.hello.pid, reason)
+        for task in lost:
+            del self._tasks[task]
+            text = f"manager on {manager.hello.host} (block {manager.block}) was lost: {reason}"
+            self._to_client.append(Outcome(task, Status.LOST, text.encode(), host=manager.hello.host))
+
+    def _look_at_silence(self) -> None:
+        now = time.monotonic()
+        silent = [
+            (name, now - manager.last_heard)
+            for name, manager in self._managers.items()
+            if now - manager.last_heard > self._config.heartbeat_timeout_s
+        ]
+        for name, silent_s in silent:
+            self._lose(name, f"silent for {silent_s:.0f} s")
+
+    def _dispatch(self) -> None:
+        if self._stopping:
+            return
+        for name, tasks in self._scheduler.dispatch():
+            self._send_tasks(name, tasks)
+        for name, count in self._scheduler.share():
+            self._tell(name, [GiveBack(count)])
+        pending = self._scheduler.pending
+        # Block control cares for the order of magnitude only, and for whether there is any work at all.
+        if pending.bit_length() != self._announced_load and self._control is not None:
+            self._announced_load = pending.bit_length()
+            self._control.load(pending)
+
+    def _send_tasks(self, name: bytes, ids: list[int]) -> None:
+        messages: list[Any] = []
+        all_frames: list[Any] = []
+        known = self._managers[name].blobs
+        for task_id in ids:
+            task, frames = self._tasks[task_id]
+            for key in task.blobs:
+                if key not in known:
+                    known.add(key)
+                    messages.append(Define(key, self._blobs[key]))
+            messages.append(task)
+            if frames:
+                all_frames.extend(frames)
+        self._tell(name, messages, all_frames)
+
+    # -- block control --
+
+    def _report(self, event: block_control.Event) -> None:
+        """Take an event from block control's thread."""
+        self._events.put(event)
+        os.write(self._wake_write, b"\0")
+
+    def _hear_block_control(self) -> None:
+        os.read(self._wake_read, 4096)
+        while not self._events.empty():
+            match self._events.get():
+                case block_control.BlockEnded(block, reason):
+                    for name in [name for name, manager in self._managers.items() if manager.block == block]:
+                        self._lose(name, f"its block ended ({reason})")
+                case block_control.Hopeless(reason):
+                    self._to_client.append(Broken(reason))
+                case block_control.Warned(text):
+                    self._to_client.append(Warn(text))
+                case block_control.Finished():
+                    self._finished = True
+
+    # -- the end --
+
+    def _stop(self, number: int) -> None:
+        """End the pool: workers in good order when `number` is 0, else by that signal."""
+        if self._stopping and number == 0:
+            return
+        self._stopping = True
+        for name in self._managers:
+            self._tell(name, [Stop(number)])
+        if self._control is None:
+            self._finished = True
+        else:
+            self._control.stop(_KILL_S if number else _STOP_S)
+
+    def _close(self) -> None:
+        if self._control is not None:
+            self._control.stop(0.0)
+            self._control.join(_STOP_S)
+        self._client.close()
+        self._peers.close()
+        self._context.term()
+        shutil.rmtree(self._directory, ignore_errors=True)

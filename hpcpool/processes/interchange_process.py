@@ -1,0 +1,135 @@
+"""The client's hold on its interchange: the run directory, the process, and how to learn of its death."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from multiprocessing import spawn
+
+from hpcpool.config import Config
+from hpcpool.errors import ConfigError
+
+#: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
+_SOCKET_PATH_BYTES = 103
+#: How much of the interchange's log goes into the error when it dies.
+_TAIL_BYTES = 4096
+#: When the interchange is gone, the processes on this host get this long (seconds) to notice and end.
+_AFTERMATH_S = 2.0
+#: The interchange itself gives its workers 10 s to end in good order; it is killed if it takes much longer.
+_LONGEST_STOP_S = 20.0
+
+
+class InterchangeProcess:
+    """Starts an interchange for a configuration. Used by the client's thread, but for `after_fork`."""
+
+    def __init__(self, config: Config) -> None:
+        self.directory = _make_run_directory(config.run_dir)
+        try:
+            with open(os.path.join(self.directory, "config.json"), "wb") as file:
+                file.write(config.to_json())
+            self._start()
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+
+    def _start(self) -> None:
+        # Either side reads its end's EOF when the other dies, however it dies.
+        self.lifeline, their_lifeline = socket.socketpair()
+        # Held open by every process of the pool on this host: its EOF means that the last of them has gone.
+        self._census, their_census = os.pipe()
+        user_stderr = _duplicate_stderr()
+        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+        inherited = (their_lifeline.fileno(), user_stderr, their_census)
+        executable = os.fsdecode(spawn.get_executable())
+        try:
+            with open(self._log_path, "wb") as log_file:
+                self._process = subprocess.Popen(
+                    [executable, "-P", start, "interchange", self.directory, *map(str, inherited)],
+                    stdin=subprocess.DEVNULL,
+                    stderr=log_file,
+                    pass_fds=inherited,
+                    start_new_session=True,  # Ctrl-C in the user's terminal is the client's affair
+                )
+        except BaseException:
+            self.lifeline.close()
+            os.close(self._census)
+            raise
+        finally:
+            their_lifeline.close()
+            os.close(user_stderr)
+            os.close(their_census)
+
+    @property
+    def address(self) -> str:
+        """Where the interchange listens for the client."""
+        return f"ipc://{os.path.join(self.directory, 'client.sock')}"
+
+    @property
+    def _log_path(self) -> str:
+        return os.path.join(self.directory, "interchange.log")
+
+    def obituary(self) -> str:
+        """Say how the interchange died, with the last of its log."""
+        code = self._process.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        text = f"the interchange (pid {self._process.pid}) died by {how}"
+        tail = self._log_tail()
+        return f"{text}; its log ends with:\n{tail}" if tail else text
+
+    def wait_until_gone(self) -> None:
+        """Wait until no process of the pool is left on this host, and remove the run directory."""
+        try:
+            self._process.wait(_LONGEST_STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._wait_for_census()
+        self.lifeline.close()
+        os.close(self._census)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def after_fork(self) -> None:
+        """In a forked child: close our end, so that the parent's death is still seen."""
+        self.lifeline.close()
+
+    def _wait_for_census(self) -> None:
+        deadline = time.monotonic() + _AFTERMATH_S
+        poll = select.poll()
+        poll.register(self._census, select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0:
+            if poll.poll(left * 1000):
+                return
+
+    def _log_tail(self) -> str:
+        try:
+            with open(self._log_path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _TAIL_BYTES))
+                return file.read().decode(errors="replace").strip()
+        except OSError:
+            return ""
+
+
+def _make_run_directory(parent: str | None) -> str:
+    """Make a private directory whose sockets' paths are short enough."""
+    for place in (parent, "/tmp") if parent is None else (parent,):  # noqa: S108 - only if $TMPDIR is too long
+        directory = tempfile.mkdtemp(prefix="hpcpool-", dir=place)
+        if len(os.fsencode(os.path.join(directory, "managers.sock"))) <= _SOCKET_PATH_BYTES:
+            return directory
+        os.rmdir(directory)
+    raise ConfigError(
+        f"run_dir {parent!r} is too long: local sockets allow paths of {_SOCKET_PATH_BYTES} bytes; choose a shorter one"
+    )
+
+
+def _duplicate_stderr() -> int:
+    """Return a descriptor for what workers write to stderr: the user's, or nowhere if it is closed."""
+    try:
+        return os.dup(2)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)

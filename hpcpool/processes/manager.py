@@ -1,0 +1,505 @@
+"""The manager (the pilot): one per node, between the interchange and the node's workers. One event loop, one thread.
+
+It owns one ZeroMQ socket, the channels of its workers and the channel of its fork server; what it does with them is
+decided by `core.node`. When the interchange goes, it ends everything on the node and leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import zmq
+
+from hpcpool.core import node
+from hpcpool.core.node import Node
+from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.limits import raise_file_limit
+from hpcpool.processes.sessions import signal_session
+from hpcpool.processes.stderr_relay import StderrRelay
+from hpcpool.processes.worker import READY
+from hpcpool.processes.worker_handle import WorkerHandle
+from hpcpool.wire import fork_channel
+from hpcpool.wire.fork_channel import WorkerEnded, WorkerStarted
+from hpcpool.wire.messages import (
+    Broken,
+    Cancel,
+    Capacity,
+    Crash,
+    Define,
+    Forget,
+    GiveBack,
+    Heartbeat,
+    Kill,
+    MessageError,
+    Outcome,
+    Refused,
+    Register,
+    Returned,
+    Started,
+    Status,
+    Stop,
+    Task,
+    ToManager,
+    Welcome,
+    Withdraw,
+    Withdrawn,
+    deal_frames,
+    encode,
+    to_manager,
+)
+from hpcpool.wire.versions import hello
+
+log = logging.getLogger(__name__)
+
+#: How long workers may take to end in good order (seconds) before they are killed. Exit handlers run in this time.
+_LEAVE_S = 5.0
+#: How long the interchange may take to answer the first message (seconds).
+_WELCOME_S = 60.0
+_STATUS_OF_END = {node.End.TIMED_OUT: Status.TIMED_OUT, node.End.KILLED: Status.KILLED}
+
+
+def main(argv: list[str]) -> None:
+    """Serve a node: connection file, block, and three inherited descriptors (or -1).
+
+    They are the user's stderr, the lifeline (its end means that the interchange is gone) and the census (open while any
+    local process of the pool lives).
+    """
+    connection_file, block, user_stderr, lifeline, census = argv
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_file_limit()
+    manager = Manager(read_connection(connection_file), block, int(user_stderr), int(lifeline), int(census))
+    signal.signal(signal.SIGTERM, lambda number, frame: manager.leave_soon())
+    manager.run()
+
+
+class Manager:
+    """One node's share of the pool."""
+
+    def __init__(self, connection: Connection, block: str, user_stderr: int, lifeline: int, census: int) -> None:
+        self._block = block
+        home = connection.directory if os.path.isdir(connection.directory) else None
+        self._directory = tempfile.mkdtemp(prefix=f"node-{block}-", dir=home)
+        self._fork_channel, fork_end = fork_channel.channel()
+        self._fork_server = _start_fork_server(fork_end, self._directory, connection.start_method, census)
+        self._fork_server_open = True
+        self._relay = StderrRelay(user_stderr if user_stderr >= 0 else 2)
+        self._node: Node | None = None
+        self._tasks: dict[int, tuple[Task, list[Any]]] = {}
+        self._workers: dict[int, WorkerHandle] = {}
+        self._out: list[Any] = []
+        self._out_frames: list[Any] = []
+        self._announced_capacity = (0, 0)
+        self._refill = False
+        self._leaving = False
+        self._leave_by: float | None = None
+        self._leave_requested = False
+        self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
+        self._last_sent = self._last_heard = time.monotonic()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._fork_channel, selectors.EVENT_READ, self._hear_fork_server)
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_write, False)
+        os.set_blocking(self._wake_read, False)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
+        if lifeline >= 0:
+            self._lifeline = lifeline
+            self._selector.register(lifeline, selectors.EVENT_READ, self._lifeline_ended)
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.connect(connection.addresses[0])
+        self._selector.register(self._socket.getsockopt(zmq.FD), selectors.EVENT_READ, None)
+        self._send(hello())
+        self._send(Register(block, socket.gethostname(), os.getpid(), len(os.sched_getaffinity(0))))
+
+    def leave_soon(self) -> None:
+        """Ask the loop to leave; called from a signal handler."""
+        self._leave_requested = True
+
+    def run(self) -> None:
+        """Serve until told to stop; leaves nothing behind."""
+        try:
+            while not (self._leaving and not self._workers):
+                self._flush()
+                self._hear_interchange()
+                self._flush()
+                for key, mask in self._selector.select(self._patience()):
+                    if key.data is not None:
+                        key.data(mask)
+                if self._refill and self._node is not None:
+                    self._refill = False
+                    self._obey(self._node.refill(time.monotonic()))
+                self._look_at_clock()
+        finally:
+            self._close()
+
+    # -- time --
+
+    def _patience(self) -> float:
+        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            return 0.0
+        now = time.monotonic()
+        moments = [self._last_sent + self._heartbeat_period_s, self._last_heard + self._heartbeat_timeout_s]
+        if self._node is not None and self._node.tick_at is not None:
+            moments.append(self._node.tick_at)
+        if self._leave_by is not None:
+            moments.append(self._leave_by)
+        return max(0.0, min(moments) - now)
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        if self._node is not None and self._node.tick_at is not None and self._node.tick_at <= now:
+            self._obey(self._node.tick(now))
+        if self._leave_requested:
+            self._leave(signal.SIGKILL)
+        if self._leave_by is not None and now >= self._leave_by:
+            log.warning("block=%s workers=%d did not end in time and are killed", self._block, len(self._workers))
+            self._end_all_workers(signal.SIGKILL)
+            self._leave_by = None
+        if now - self._last_heard > self._heartbeat_timeout_s:
+            log.error("block=%s interchange lost silent_s=%.1f", self._block, now - self._last_heard)
+            self._leave(signal.SIGKILL)
+            self._last_heard = now
+        elif now - self._last_sent >= self._heartbeat_period_s:
+            self._send(Heartbeat())
+
+    # -- the interchange --
+
+    def _send(self, message: Any, frames: Iterable[Any] = ()) -> None:
+        self._out.append(message)
+        self._out_frames.extend(frames)
+
+    def _flush(self) -> None:
+        """Send what has gathered as one message."""
+        if self._node is not None:
+            self._announce_capacity(self._node)
+        if self._out:
+            if self._out_frames:
+                self._socket.send_multipart([encode(self._out), *self._out_frames], copy=False)
+                self._out_frames = []
+            else:
+                self._socket.send(encode(self._out))
+            self._out = []
+            self._last_sent = time.monotonic()
+
+    def _announce_capacity(self, known: Node) -> None:
+        slots, limit = self._announced_capacity
+        wanted = known.limit
+        # Every change would be noise on the wire: a fifth more or less makes no difference to anybody.
+        if known.slots != slots or not 0.8 * wanted <= limit <= 1.25 * wanted:
+            self._announced_capacity = (known.slots, wanted)
+            self._out.append(Capacity(known.slots, wanted))
+
+    def _hear_interchange(self) -> None:
+        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            header, *frames = self._socket.recv_multipart(copy=False)
+            self._last_heard = time.monotonic()
+            try:
+                batch = deal_frames(to_manager.decode(header.buffer), [frame.buffer for frame in frames])
+            except MessageError as error:
+                log.error("block=%s interchange sent a malformed message and is left: %s", self._block, error)
+                self._leave(signal.SIGKILL)
+                return
+            arrived = []
+            for message, its_frames in batch:
+                if type(message) is Task:
+                    self._tasks[message.id] = (message, its_frames)
+                    arrived.append((message.id, message.timeout_s))
+                else:
+                    arrived = self._arrive(arrived)
+                    self._on_message(message)
+            self._arrive(arrived)
+
+    def _arrive(self, arrived: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        if arrived and self._node is not None:
+            self._obey(self._node.arrived(arrived, time.monotonic()))
+        return []
+
+    def _on_message(self, message: ToManager) -> None:
+        match message:
+            case Welcome():
+                self._welcome(message)
+            case Refused(reason=reason):
+                log.error("block=%s refused: %s", self._block, reason)
+                self._leave(signal.SIGKILL)
+            case Define(key=key, data=data):
+                with open(os.path.join(self._directory, key.hex()), "wb") as file:
+                    file.write(data)
+            case Forget(key=key):
+                os.unlink(os.path.join(self._directory, key.hex()))
+            case Stop(signal=number):
+                self._leave(number)
+            case Cancel(id=task) if self._node is not None:
+                self._tasks.pop(task, None)
+                self._obey(self._node.cancelled(task, time.monotonic()))
+            case Kill(id=task) if self._node is not None:
+                self._obey(self._node.killed(task))
+            case Withdraw(keep=keep) if self._node is not None:
+                self._obey(self._node.withdraw())
+                withdrawn, orders = self._node.withdrawn(keep, time.monotonic())
+                for task in withdrawn:
+                    del self._tasks[task]
+                self._send(Withdrawn(withdrawn))
+                self._obey(orders)
+            case GiveBack(count=count) if self._node is not None:
+                returned = self._node.give_back(count)
+                for task in returned:
+                    del self._tasks[task]
+                self._send(Returned(returned))
+
+    def _welcome(self, message: Welcome) -> None:
+        with open(os.path.join(self._directory, "setup"), "wb") as file:
+            file.write(message.setup)
+        self._heartbeat_period_s = message.heartbeat_period_s
+        self._heartbeat_timeout_s = message.heartbeat_timeout_s
+        slots = message.workers or len(os.sched_getaffinity(0))
+        self._node = Node(slots, message.max_tasks_per_child or None)
+        log.info("block=%s welcome slots=%d", self._block, slots)
+        self._obey(self._node.warm_up())
+
+    # -- orders of the node --
+
+    def _obey(self, orders: list[node.Order]) -> None:
+        for order in orders:
+            match order:
+                case node.Give(worker, task):
+                    self._give(worker, task)
+                case node.StartWorker(worker):
+                    self._start_worker(worker)
+                case node.TakeBack(worker):
+                    self._take_back(worker)
+                case node.EndWorker(worker):
+                    self._end_worker(worker, signal.SIGKILL, session=True)
+                case node.RetireWorker(worker):
+                    self._workers[worker].retire()
+                case node.ReportStarted(tasks):
+                    self._send(Started(tasks))
+                case node.Crashed(worker, task):
+                    pass  # reported by the caller, which knows how the worker ended
+                case node.Ended(task, reason):
+                    self._report_end(task, reason)
+                case node.Hopeless(worker):
+                    pass  # likewise
+
+    def _give(self, number: int, task: int) -> None:
+        handle = self._workers[number]
+        handle.give(*self._tasks[task])
+        self._watch_writes(handle)
+
+    def _take_back(self, number: int) -> None:
+        assert self._node is not None
+        handle = self._workers.get(number)
+        if handle is None:
+            return
+        self._obey(self._node.taken_back(number, handle.take_back(), time.monotonic()))
+
+    def _report_end(self, task: int, reason: node.End) -> None:
+        known = self._tasks.pop(task, None)
+        if known is not None:
+            self._send(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname()))
+
+    # -- workers --
+
+    def _start_worker(self, number: int) -> None:
+        handle = WorkerHandle(number)
+        self._workers[number] = handle
+        fork_channel.say(self._fork_channel, fork_channel.StartWorker(number), handle.worker_ends)
+        handle.handed_over()
+        self._selector.register(handle.link, selectors.EVENT_READ, lambda mask, h=handle: self._on_link(h, mask))
+        self._selector.register(handle.stderr, selectors.EVENT_READ, lambda mask, h=handle: self._on_stderr(h))
+
+    def _on_link(self, handle: WorkerHandle, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            handle.write_link()
+            self._watch_writes(handle)
+        if mask & selectors.EVENT_READ and not self._read_outcomes(handle):
+            self._selector.unregister(handle.link)
+
+    def _on_calls(self, handle: WorkerHandle) -> None:
+        handle.write_calls()
+        self._watch_writes(handle)
+
+    def _on_stderr(self, handle: WorkerHandle) -> None:
+        if self._relay.is_full:
+            return
+        data = handle.read_stderr()
+        if data:
+            self._relay.pass_on(data)
+        elif not handle.stderr_open:
+            self._selector.unregister(handle.stderr)
+
+    def _watch_writes(self, handle: WorkerHandle) -> None:
+        """Listen for room on a worker's channels exactly while something waits for it."""
+        calls, link = handle.wants_to_write
+        watched = self._selector.get_map()
+        if calls and handle.calls.fileno() not in watched:
+            self._selector.register(handle.calls, selectors.EVENT_WRITE, lambda mask, h=handle: self._on_calls(h))
+        elif not calls and handle.calls.fileno() in watched:
+            self._selector.unregister(handle.calls)
+        key = watched.get(handle.link.fileno())
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link else 0)
+        if key is not None and key.events != events:
+            self._selector.modify(handle.link, events, key.data)
+
+    def _read_outcomes(self, handle: WorkerHandle) -> bool:
+        outcomes, is_open = handle.read_outcomes()
+        self._take_outcomes(handle, outcomes)
+        return is_open
+
+    def _take_outcomes(self, handle: WorkerHandle, outcomes: list[tuple[Outcome, list[bytes]]]) -> None:
+        now = time.monotonic()
+        assert self._node is not None
+        for outcome, frames in outcomes:
+            if outcome.id == READY:
+                self._on_ready(handle, outcome, now)
+                continue
+            wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
+            self._tasks.pop(outcome.id, None)
+            self._refill = True
+            if wanted:
+                self._out.append(outcome)
+                if frames:
+                    self._out_frames.extend(frames)
+
+    def _on_ready(self, handle: WorkerHandle, outcome: Outcome, now: float) -> None:
+        assert self._node is not None
+        if outcome.status == Status.OK:
+            self._obey(self._node.worker_ready(handle.number, now))
+        else:
+            text = outcome.data.decode(errors="replace")
+            last = text.strip().rpartition("\n")[2]
+            self._send(Broken(f"the initializer failed on {outcome.host}, pid {outcome.pid}: {last}", text))
+
+    def _end_worker(self, number: int, signal_number: int, *, session: bool) -> None:
+        if self._fork_server_open:
+            fork_channel.say(self._fork_channel, fork_channel.EndWorker(number, signal_number, session))
+
+    def _hear_fork_server(self, mask: int) -> None:
+        try:
+            message = fork_channel.hear_as_manager(self._fork_channel)
+        except ConnectionResetError:
+            message = None
+        match message:
+            case WorkerStarted(worker=number, pid=pid):
+                self._workers[number].pid = pid
+            case WorkerEnded():
+                self._worker_ended(message)
+            case None:
+                self._fork_server_lost()
+
+    def _worker_ended(self, message: WorkerEnded) -> None:
+        assert self._node is not None
+        handle = self._workers[message.worker]
+        self._take_outcomes(handle, handle.drain_outcomes())
+        while data := handle.read_stderr():
+            self._relay.pass_on(data)
+        unread = handle.take_back(dead=True)
+        orders = self._node.worker_ended(message.worker, unread, time.monotonic())
+        del self._workers[message.worker]
+        for channel in (handle.link, handle.calls, handle.stderr):
+            if channel in self._selector.get_map():
+                self._selector.unregister(channel)
+        handle.close()
+        self._refill = True
+        for order in orders:
+            if isinstance(order, node.Crashed):
+                self._report_crash(order.task, handle, message)
+            elif isinstance(order, node.Hopeless):
+                how = _how_it_ended(message.exit_code)
+                self._send(
+                    Broken(f"workers die on {socket.gethostname()} before their first call ({how})", handle.stderr_tail)
+                )
+        if not self._leaving:
+            self._obey(orders)
+
+    def _report_crash(self, task: int, handle: WorkerHandle, message: WorkerEnded) -> None:
+        self._tasks.pop(task, None)
+        code = message.exit_code
+        killed_for_memory = message.out_of_memory and code == -signal.SIGKILL
+        crash = Crash(max(code, 0), max(-code, 0), killed_for_memory, handle.stderr_tail)
+        self._send(Outcome(task, Status.CRASHED, host=socket.gethostname(), pid=handle.pid, crash=crash))
+
+    # -- the end --
+
+    def _woken(self, mask: int) -> None:
+        os.read(self._wake_read, 4096)
+
+    def _lifeline_ended(self, mask: int) -> None:
+        """The interchange is gone, however it died."""
+        log.info("block=%s interchange gone", self._block)
+        self._selector.unregister(self._lifeline)
+        self._leaving = True
+        self._workers.clear()  # closing the channel makes the fork server end them all
+
+    def _fork_server_lost(self) -> None:
+        """Without its fork server a node cannot go on: its tasks run elsewhere."""
+        self._fork_server_open = False
+        self._selector.unregister(self._fork_channel)
+        if self._leaving and not self._workers:
+            return
+        log.error("block=%s fork server gone code=%s", self._block, self._fork_server.poll())
+        for handle in self._workers.values():
+            if handle.pid:
+                signal_session(handle.pid, signal.SIGKILL)
+        self._workers.clear()
+        self._leaving = True
+
+    def _leave(self, signal_number: int) -> None:
+        """Stop: 0 lets workers end in good order, a signal ends them now."""
+        self._leave_requested = False
+        if signal_number == 0 and not self._leaving:
+            for handle in self._workers.values():
+                handle.retire()
+            self._leave_by = time.monotonic() + _LEAVE_S
+        elif signal_number:
+            self._end_all_workers(signal_number)
+            self._leave_by = time.monotonic() + 1.0 if signal_number != signal.SIGKILL else None
+        self._leaving = True
+
+    def _end_all_workers(self, signal_number: int) -> None:
+        for number in self._workers:
+            self._end_worker(number, signal_number, session=signal_number == signal.SIGKILL)
+
+    def _close(self) -> None:
+        self._fork_channel.close()
+        try:
+            self._fork_server.wait(_LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._fork_server.kill()
+            self._fork_server.wait()
+        self._relay.close(timeout_s=1.0)
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._socket.close()
+        self._context.term()
+
+
+def _start_fork_server(
+    end: socket.socket, directory: str, start_method: str, census: int
+) -> subprocess.Popen[bytes]:
+    start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+    with end:
+        return subprocess.Popen(
+            [sys.executable, "-P", start, "fork-server", str(end.fileno()), directory, start_method, str(census)],
+            stdin=subprocess.DEVNULL,
+            pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
+        )
+
+
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"exit code {exit_code}"

@@ -1,0 +1,142 @@
+"""How outcomes become results and exceptions: openers for `TaskFuture`, each called once, in the thread that asks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed
+from hpcpool.processes.task_future import TaskFuture, TaskInfo
+from hpcpool.wire.failures import pickle_failure, remote_traceback, unpickle_failure, unpickle_payload_error
+from hpcpool.wire.messages import Broken, Crash, Outcome, Status
+from hpcpool.wire.payload import Payload, unpickle
+
+Opener = Callable[[], tuple[Any, BaseException | None]]
+#: A chain of failed dependencies is named up to this many calls.
+_NAMED_CALLS = 5
+
+
+def result(payload: Payload) -> Opener:
+    """Open a call's result; if it cannot be unpickled, that is the outcome."""
+
+    def opener() -> tuple[Any, BaseException | None]:
+        try:
+            return unpickle(payload), None
+        except (Exception, SystemExit) as error:
+            return None, unpickle_payload_error(pickle_failure(error), "the result cannot be unpickled")
+
+    return opener
+
+
+def failure(outcome: Outcome, payloads: list[Payload], info: TaskInfo) -> Opener:
+    """Open what a failed call left behind."""
+
+    def opener() -> tuple[Any, BaseException | None]:
+        match outcome.status:
+            case Status.FAILED:
+                return None, unpickle_failure(payloads[0])
+            case Status.PAYLOAD_ERROR:
+                return None, unpickle_payload_error(payloads[0], f"the call of {info.name} cannot be unpickled")
+            case Status.TIMED_OUT:
+                return None, TaskTimeout(f"{info.name} ran longer than its timeout on {outcome.host} and was ended")
+            case Status.KILLED:
+                return None, TaskKilled(f"{info.name} was ended by kill()")
+            case Status.LOST:
+                return None, NodeLost(f"{info.name}: {bytes(outcome.data).decode(errors='replace')}")
+            case _:
+                return None, _crash_error(outcome, info)
+
+    return opener
+
+
+def _crash_error(outcome: Outcome, info: TaskInfo) -> WorkerCrashed:
+    crash = outcome.crash or Crash(0, 0, False, "")
+    if crash.signal:
+        how = f"was killed by {signal.Signals(crash.signal).name}"
+        if crash.out_of_memory:
+            how += ", as the system ran out of memory"
+    else:
+        how = f"ended with exit code {crash.exit_code}"
+    text = f"the worker (pid {outcome.pid} on {outcome.host}) {how} while it ran {info.name}"
+    if crash.stderr_tail.strip():
+        text += f"; the last it wrote to stderr:\n{crash.stderr_tail.rstrip()}"
+    return WorkerCrashed(
+        text,
+        exit_code=None if crash.signal else crash.exit_code,
+        signal=crash.signal or None,
+        host=outcome.host,
+        pid=outcome.pid,
+        out_of_memory=crash.out_of_memory,
+        stderr_tail=crash.stderr_tail,
+    )
+
+
+def may_retry(
+    outcome: Outcome, opener: Opener, retry_on: tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+) -> bool:
+    """Say whether a call that failed by itself is to be run again; crashes and losses have limits of their own."""
+    if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
+        return False
+    error = opener()[1]
+    if error is None:
+        return False
+    if isinstance(retry_on, tuple):
+        return isinstance(error, retry_on)
+    return bool(retry_on(error))
+
+
+def raising(error: BaseException) -> Opener:
+    """Open as this error."""
+    return lambda: (None, error)
+
+
+def broken_error(broken: Broken) -> BrokenPool:
+    """Return a new error for a broken pool: one for each future, so that tracebacks do not pile up in one."""
+    error = BrokenPool(broken.reason)
+    if broken.traceback:
+        error.__cause__ = remote_traceback(broken.traceback)
+    return error
+
+
+def broken(reason: Broken) -> Opener:
+    """Open as a broken pool's error."""
+    return lambda: (None, broken_error(reason))
+
+
+def cancelled_inside(future: TaskFuture[Any], cancelled: Future[Any]) -> DependencyError:
+    """Return the error of a join whose running function returned a future that was cancelled."""
+    error = DependencyError(f"{future.info.name} returned a future that was cancelled")
+    error.__cause__ = CancelledError()
+    return error
+
+
+def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
+    """Fail a call because of a failed future; the first that failed is the cause, however long the chain."""
+    root: Future[Any] = cause
+    above: tuple[str, ...] = ()
+    if isinstance(cause, TaskFuture):
+        root = cause._root or cause
+        above = cause._chain or (cause.info.name,)
+    future._root = root
+    future._chain = (*above, future.info.name) if len(above) <= _NAMED_CALLS else (*above[:2], "…", future.info.name)
+
+    def opener() -> tuple[Any, BaseException | None]:
+        original = root.exception()
+        text = f"{future.info.name} was not run: a call that it depends on failed"
+        if len(future._chain) > 1:
+            text += f" ({' -> '.join(future._chain)})"
+        error = DependencyError(f"{text}: {type(original).__name__}: {original}")
+        error.__cause__ = original
+        return None, error
+
+    future._finish(opener, failed=True)
+
+
+def ended_by_ctrl_c() -> bool:
+    """True when the interpreter ends because a KeyboardInterrupt was not caught."""
+    last = getattr(sys, "last_exc", None)
+    kind = type(last) if last is not None else getattr(sys, "last_type", None)
+    return isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)

@@ -1,0 +1,30 @@
+"""Where every hpcpool process begins: `python -P start.py ROLE …`. It finds the package and calls the role's `main`.
+
+It is run by its path, not with `-m`: no user file named like a module of the standard library, in the working
+directory, can then get in the way, and the package need not be on the interpreter's own path.
+"""
+
+import os
+import sys
+
+
+def _run() -> None:
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if root not in sys.path:
+        sys.path.append(root)
+    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    if role == "interchange":
+        from hpcpool.processes.interchange import main
+    elif role == "manager":
+        from hpcpool.processes.manager import main
+    elif role == "fork-server":
+        from hpcpool.processes.fork_server import main
+    elif role == "worker":
+        from hpcpool.processes.worker import main
+    else:
+        sys.exit(f"hpcpool: start.py knows the roles interchange, manager, fork-server and worker, not {role!r}")
+    main(sys.argv[2:])
+
+
+if __name__ == "__main__":
+    _run()

@@ -1,0 +1,159 @@
+"""A worker: one process that runs one call at a time, in its main thread. It opens no socket of its own.
+
+It reads calls from the two channels that its manager gave it (see `wire.link`), and ends when they are closed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import logging
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from multiprocessing import context, process
+from typing import Any
+
+from hpcpool.wire import functions
+from hpcpool.wire.failures import pickle_failure
+from hpcpool.wire.link import read_call, write_outcome
+from hpcpool.wire.messages import Outcome, Status, Task
+from hpcpool.wire.payload import Packed, Payload, install_main, pack, pickle_value, unpack, unpickle_call
+from hpcpool.wire.setup import open_setup
+
+#: The id of the outcome by which a worker says that it is ready (OK), or that its initializer failed (FAILED).
+READY = 0
+#: ru_maxrss counts bytes on macOS, KiB elsewhere (getrusage(2)).
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+_HOST = socket.gethostname()
+
+
+def main(argv: list[str]) -> None:
+    """Run as a fresh process (start method "spawn"): number, node directory, and the two inherited descriptors."""
+    number, node_directory, calls, link = argv
+    serve(int(number), node_directory, socket.socket(fileno=int(calls)), socket.socket(fileno=int(link)))
+
+
+def serve(number: int, node_directory: str, calls: socket.socket, link: socket.socket) -> None:
+    """Run calls until the manager closes the channel; never returns."""
+    faulthandler.enable()
+    try:
+        if _prepare(number, node_directory, link):
+            _run_calls(calls, link)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(1)  # the manager is gone, and whoever watches over it ends us anyway
+    _leave()
+
+
+def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
+    """Take on the client's surroundings, run the initializer and say how that went."""
+    functions.blob_source = lambda key: _read_file(os.path.join(node_directory, key.hex()))
+    surroundings, initializer = open_setup(_read_file(os.path.join(node_directory, "setup")))
+    sys_path, cwd, argv, authkey, start_method = surroundings
+    sys.path[:] = sys_path
+    sys.argv[:] = argv
+    if cwd is not None:
+        os.chdir(cwd)
+    install_main()
+    process.current_process().name = f"HPCPoolWorker-{number}"
+    process.current_process().authkey = authkey
+    if start_method is not None:
+        context._default_context.set_start_method(start_method, force=True)  # type: ignore[attr-defined]
+    try:
+        function, arguments = pickle.loads(initializer)
+        if function is not None:
+            function(*arguments)
+    except BaseException:
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        write_outcome(link, _outcome(READY, Status.FAILED, Packed(traceback.format_exc().encode(), (), ())), ())
+        return False
+    write_outcome(link, _outcome(READY, Status.OK, Packed(b"", (), ())), ())
+    return True
+
+
+def _run_calls(calls: socket.socket, link: socket.socket) -> None:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    while (received := read_call(calls, link)) is not None:
+        started_at, start = time.time(), time.perf_counter()
+        outcome, frames = _run(*received)
+        del received
+        outcome.started_at = started_at
+        outcome.elapsed_s = time.perf_counter() - start
+        now = resource.getrusage(resource.RUSAGE_SELF)
+        outcome.cpu_s = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+        outcome.peak_memory_bytes = now.ru_maxrss * _RSS_UNIT
+        used = now
+        _flush()
+        write_outcome(link, outcome, frames)
+        del frames
+
+
+def _run(task: Task, frames: list[Any]) -> tuple[Outcome, Any]:
+    """Run one call; whatever happens in it becomes its outcome."""
+    status, payload = _open_and_call(task, frames)
+    packed = pack([payload])
+    return _outcome(task.id, status, packed), packed.frames
+
+
+def _open_and_call(task: Task, frames: list[Any]) -> tuple[Status, Payload]:
+    try:
+        function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames))
+    except BaseException as error:
+        return Status.PAYLOAD_ERROR, pickle_failure(error)
+    frames.clear()
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        return Status.FAILED, _failure(error)
+    try:
+        return Status.OK, pickle_value(result)
+    except BaseException as error:
+        return Status.FAILED, _failure(error)
+
+
+def _failure(error: BaseException) -> Payload:
+    payload = pickle_failure(error, own_frames=1)
+    error.__traceback__ = None  # else a cycle through its frames would keep the arguments alive
+    return payload
+
+
+def _outcome(task: int, status: Status, packed: Packed) -> Outcome:
+    return Outcome(task, status, packed.data, packed.layout, len(packed.frames), host=_HOST, pid=os.getpid())
+
+
+def _flush() -> None:
+    """Let what the call has printed be seen now, not when a buffer is full or never."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (ValueError, OSError, AttributeError):  # the call closed or replaced it: its own affair
+            continue
+
+
+def _leave() -> None:
+    """End as an interpreter does: threads, exit handlers, streams; without unwinding into the fork server's stack."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        _flush()
+    finally:
+        os._exit(0)
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def forget_fork_server() -> None:
+    """Drop, in a forked worker, what belongs to the fork server: its signal handlers and wake-up descriptor."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

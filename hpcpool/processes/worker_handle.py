@@ -1,0 +1,182 @@
+"""The manager's side of one worker: its channels, what waits to be written to them, and the tail of its stderr."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from hpcpool.processes.stderr_relay import TAIL_BYTES
+from hpcpool.wire.link import ANNOUNCEMENT, CALLS_BYTES, CALLS_TYPE, READ_BYTES, OutcomeReader, encode_call
+from hpcpool.wire.messages import Outcome, Task, decode_task
+
+#: Room for a few hundred small calls; the kernel gives less where its limit is lower, which only costs speed.
+_CALLS_BUFFER_BYTES = 1024 * 1024
+
+
+class WorkerHandle:
+    """Channels of one worker. All sockets are non-blocking and belong to the manager's one thread."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.pid = 0
+        self.calls, self._worker_calls = socket.socketpair(socket.AF_UNIX, CALLS_TYPE)
+        self.link, self._worker_link = socket.socketpair()
+        self.stderr, self._worker_stderr = os.pipe()
+        self.calls.setblocking(False)
+        self.calls.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _CALLS_BUFFER_BYTES)
+        self.link.setblocking(False)
+        os.set_blocking(self.stderr, False)
+        self.stderr_open = True
+        self._tail = b""
+        self._reader = OutcomeReader()
+        #: Calls that the channel had no room for, oldest first.
+        self._unsent: deque[tuple[int, bytes]] = deque()
+        #: Bytes that the link had no room for.
+        self._unwritten: deque[memoryview] = deque()
+        #: Tasks that were only announced and come over the link; oldest first.
+        self._announced: deque[int] = deque()
+
+    @property
+    def worker_ends(self) -> tuple[int, int, int]:
+        """The descriptors to hand to the worker: calls, link, stderr."""
+        return self._worker_calls.fileno(), self._worker_link.fileno(), self._worker_stderr
+
+    def handed_over(self) -> None:
+        """Close our copies of the worker's ends, but the one from which tasks are taken back."""
+        self._worker_link.close()
+        os.close(self._worker_stderr)
+
+    @property
+    def wants_to_write(self) -> tuple[bool, bool]:
+        """Whether the calls channel and the link wait for room."""
+        return bool(self._unsent), bool(self._unwritten)
+
+    def give(self, task: Task, frames: Sequence[Any]) -> None:
+        """Send a task, or keep it until there is room."""
+        message, following = encode_call(task, frames)
+        if following:
+            self._announced.append(task.id)
+            self._unwritten.extend(memoryview(piece).cast("B") for piece in following)
+            self.write_link()
+        self._unsent.append((task.id, message))
+        self.write_calls()
+
+    def write_calls(self) -> None:
+        """Send what waits for the calls channel, as far as there is room."""
+        while self._unsent:
+            try:
+                self.calls.send(self._unsent[0][1])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                return  # it has died; its end will be reported
+            self._unsent.popleft()
+
+    def write_link(self) -> None:
+        """Write what waits for the link, as far as there is room."""
+        while self._unwritten:
+            try:
+                sent = self.link.send(self._unwritten[0])
+            except BlockingIOError:
+                return
+            except (BrokenPipeError, ConnectionResetError):
+                self._unwritten.clear()
+                return
+            if sent == len(self._unwritten[0]):
+                self._unwritten.popleft()
+            else:
+                self._unwritten[0] = self._unwritten[0][sent:]
+
+    def take_back(self, *, dead: bool = False) -> list[int]:
+        """Return the tasks that the worker has not read, oldest first.
+
+        An announced task stays with a living worker: part of it may already be on the link.
+        """
+        unread = []
+        kept: list[tuple[int, bytes]] = []
+        announcements = 0
+        for message in [*self._read_back(), *(message for _, message in self._unsent)]:
+            if message != ANNOUNCEMENT:
+                unread.append(decode_task(message).id)
+            elif dead:
+                announcements += 1
+            else:
+                kept.append((0, message))
+        self._unsent.clear()
+        if announcements:
+            unread += list(self._announced)[-announcements:]
+        if kept:
+            self._unsent.extend(kept)
+            self.write_calls()
+        return unread
+
+    def read_outcomes(self) -> tuple[list[tuple[Outcome, list[bytes]]], bool]:
+        """Return the outcomes that have come, and whether the link is still open."""
+        data = self._read_link()
+        return (self._cut(data), True) if data else ([], data is None)
+
+    def drain_outcomes(self) -> list[tuple[Outcome, list[bytes]]]:
+        """Return all outcomes that a dead worker has left on its link."""
+        outcomes = []
+        while data := self._read_link():
+            outcomes += self._cut(data)
+        return outcomes
+
+    def _read_link(self) -> bytes | None:
+        """Return what is there: None if nothing is yet, b"" at the end."""
+        try:
+            return self.link.recv(READ_BYTES)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return b""
+
+    def _cut(self, data: bytes) -> list[tuple[Outcome, list[bytes]]]:
+        outcomes = list(self._reader.feed(data))
+        if self._announced:
+            done = {outcome.id for outcome, _ in outcomes}
+            self._announced = deque(task for task in self._announced if task not in done)
+        return outcomes
+
+    def read_stderr(self) -> bytes:
+        """Return what the worker has written to stderr since; b"" at its end (see `stderr_open`) or if nothing came."""
+        try:
+            data = os.read(self.stderr, READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            self.stderr_open = False
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+        return data
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last that the worker wrote to stderr."""
+        return self._tail.decode(errors="replace")
+
+    def retire(self) -> None:
+        """Let the worker end after what it holds: it reads the end of its channel."""
+        try:
+            self.calls.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # it has ended by itself
+
+    def close(self) -> None:
+        """Close everything; the worker is gone."""
+        for end in (self.calls, self._worker_calls, self.link):
+            end.close()
+        os.close(self.stderr)
+
+    def _read_back(self) -> list[bytes]:
+        messages = []
+        while True:
+            try:
+                message = self._worker_calls.recv(CALLS_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return messages
+            if not message:
+                return messages
+            messages.append(message)

@@ -1,0 +1,155 @@
+"""Exceptions between processes: they come back as they were, with the remote traceback as their cause.
+
+What cannot be pickled and rebuilt the ordinary way (a class whose `__init__` takes other arguments, an attribute that
+does not pickle) is rebuilt without calling `__init__`; what cannot be rebuilt at all becomes a `RemoteError`.
+"""
+
+from __future__ import annotations
+
+import traceback
+from concurrent.futures.process import _RemoteTraceback
+from typing import Any, NamedTuple
+
+import tblib
+
+from hpcpool.errors import PayloadError, RemoteError
+from hpcpool.wire.payload import Payload, pickle_value, unpickle
+
+
+class Failure(NamedTuple):
+    """An exception taken apart for the way."""
+
+    #: The pickled exception; None if nothing of it could be pickled.
+    exception: bytes | None
+    type_name: str
+    text: str
+    traceback_text: str
+    #: `tblib`'s plain form of the traceback; None if there was none.
+    frames: dict[str, Any] | None
+
+
+def pickle_failure(error: BaseException, own_frames: int = 0) -> Payload:
+    """Pickle an exception; `own_frames` innermost callers (ours) are left out of its traceback."""
+    trace = error.__traceback__
+    for _ in range(own_frames):
+        trace = trace.tb_next if trace is not None else None
+    error.__traceback__ = trace
+    failure = Failure(
+        exception=_pickle_exception(error),
+        type_name=_name(error),
+        text=_text(error),
+        traceback_text=_format(error),
+        frames=tblib.Traceback(trace).to_dict() if trace is not None else None,
+    )
+    return pickle_value(tuple(failure))
+
+
+def unpickle_failure(payload: Payload) -> BaseException:
+    """Rebuild the exception of a failed call, its remote traceback as `__cause__` and its frames where possible."""
+    failure = Failure(*unpickle(payload))
+    error = _rebuild(failure)
+    if failure.frames is not None:
+        error.__traceback__ = tblib.Traceback.from_dict(failure.frames).as_traceback()
+    error.__cause__ = remote_traceback(failure.traceback_text)
+    return error
+
+
+def unpickle_payload_error(payload: Payload, what: str) -> PayloadError:
+    """Rebuild the error of a call or outcome that could not be opened at the other end."""
+    failure = Failure(*unpickle(payload))
+    error = PayloadError(f"{what}: {failure.type_name}: {failure.text}")
+    error.__cause__ = remote_traceback(failure.traceback_text)
+    return error
+
+
+def remote_traceback(text: str) -> _RemoteTraceback:
+    """Return the cause that shows a remote traceback, of exactly the class that ProcessPoolExecutor uses."""
+    return _RemoteTraceback(f'\n"""\n{text}"""')
+
+
+def _rebuild(failure: Failure) -> BaseException:
+    if failure.exception is not None:
+        try:
+            error = unpickle(Payload(failure.exception))
+        except Exception as problem:
+            hint = f" (it cannot be rebuilt here: {type(problem).__name__}: {problem})"
+        else:
+            if isinstance(error, BaseException):
+                return error
+            hint = " (its pickle did not give an exception)"
+    else:
+        hint = " (it cannot be pickled)"
+    return RemoteError(
+        f"{failure.type_name}: {failure.text}{hint}",
+        type_name=failure.type_name,
+        traceback_text=failure.traceback_text,
+    )
+
+
+def _pickle_exception(error: BaseException) -> bytes | None:
+    """Pickle an exception in the first way that survives a round trip."""
+    for form in (error, _WithoutInit(error), _WithoutInit(error, printable_only=True)):
+        try:
+            payload = pickle_value(form)
+            data = payload.data if not payload.buffers else None
+            if data is not None and type(unpickle(Payload(data))) is type(error):
+                return data
+        except Exception:  # noqa: S112 - user code in __reduce__ or __init__ may raise anything; the next form is tried
+            continue
+    return None
+
+
+class _WithoutInit:
+    """Pickles as "make this exception without calling its `__init__`"."""
+
+    def __init__(self, error: BaseException, *, printable_only: bool = False) -> None:
+        self._class = type(error)
+        self._args = error.args
+        self._state = dict(vars(error))
+        if printable_only:
+            self._args = tuple(_carriable(value) for value in error.args)
+            self._state = {name: _carriable(value) for name, value in self._state.items()}
+
+    def __reduce__(self) -> Any:
+        return (_make_without_init, (self._class, self._args, self._state))
+
+
+def _make_without_init(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _carriable(value: Any) -> Any:
+    """Return a value as it is if it survives pickling, else its repr."""
+    try:
+        unpickle(Payload(pickle_value(value).data))
+    except Exception:
+        return _safely(repr, value)
+    return value
+
+
+def _name(error: BaseException) -> str:
+    kind = type(error)
+    if kind.__module__ in ("builtins", "__main__"):
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    return _safely(str, error)
+
+
+def _format(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    except Exception as problem:  # a broken __str__ or __repr__ of the user's
+        return f"{_name(error)} (its traceback cannot be formatted: {type(problem).__name__})\n"
+
+
+def _safely(show: Any, value: Any) -> str:
+    try:
+        return str(show(value))
+    except Exception as problem:
+        return f"<{type(value).__qualname__} whose {show.__name__}() raised {type(problem).__name__}>"

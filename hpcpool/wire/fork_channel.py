@@ -1,0 +1,81 @@
+"""What a manager and its fork server say to each other: small messages over one local socket, descriptors alongside."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import msgspec
+
+from hpcpool.wire.link import CALLS_TYPE
+
+#: The longest message; all are far below.
+_BYTES = 4096
+
+
+class _Struct(msgspec.Struct, array_like=True):
+    pass
+
+
+class StartWorker(_Struct, tag=1):
+    """Start a worker; its ends of *calls*, of the link and of its stderr pipe come alongside."""
+
+    worker: int
+
+
+class EndWorker(_Struct, tag=2):
+    """Send a signal to a worker; `session` means to everything that runs in its session."""
+
+    worker: int
+    signal: int
+    session: bool
+
+
+class WorkerStarted(_Struct, tag=3):
+    """A worker has this process id."""
+
+    worker: int
+    pid: int
+
+
+class WorkerEnded(_Struct, tag=4):
+    """A worker is gone, and all of its session with it."""
+
+    worker: int
+    #: Its exit code; negative: the signal that ended it.
+    exit_code: int
+    #: The kernel has killed something for lack of memory in the meantime.
+    out_of_memory: bool
+
+
+ToForkServer = StartWorker | EndWorker
+ToManager = WorkerStarted | WorkerEnded
+
+_encode = msgspec.msgpack.Encoder().encode
+_to_fork_server = msgspec.msgpack.Decoder(ToForkServer)
+_to_manager = msgspec.msgpack.Decoder(ToManager)
+
+
+def channel() -> tuple[socket.socket, socket.socket]:
+    """Return both ends of a new channel: the manager's, and the fork server's."""
+    return socket.socketpair(socket.AF_UNIX, CALLS_TYPE)
+
+
+def say(end: socket.socket, message: Any, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one message with descriptors alongside."""
+    if descriptors:
+        socket.send_fds(end, [_encode(message)], list(descriptors))
+    else:
+        end.send(_encode(message))
+
+
+def hear_as_fork_server(end: socket.socket) -> tuple[ToForkServer, list[int]] | None:
+    """Return the manager's next message and descriptors; None when the manager has gone."""
+    data, descriptors, _, _ = socket.recv_fds(end, _BYTES, 3)
+    return (_to_fork_server.decode(data), list(descriptors)) if data else None
+
+
+def hear_as_manager(end: socket.socket) -> ToManager | None:
+    """Return the fork server's next message; None when it has gone."""
+    data = end.recv(_BYTES)
+    return _to_manager.decode(data) if data else None

@@ -1,0 +1,189 @@
+"""Functions that travel by value: pickled once, addressed by content hash, sent once to each node.
+
+The client keeps a `FunctionCache`; a worker opens a function with `load_function`. By identity only what cannot have
+changed is reused (`Fingerprint`); anything that names a mutable global, default or closure is pickled again at each
+submit and recognised by its hash, so a changed function is always sent anew.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+import threading
+import types
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from cloudpickle import cloudpickle as _private
+
+from hpcpool.wire import by_value, payload
+
+_ATOMS = (int, float, str, bytes, bool, complex, type(None), type(Ellipsis))
+_MISSING = object()
+#: Functions opened in this process, most recently used last.
+_loaded: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+#: How many functions a worker keeps open: more than a program has, few enough to bound what closures hold.
+LOADED_LIMIT = 512
+
+
+class Blob(NamedTuple):
+    """A function by value: its content hash and its pickle."""
+
+    key: bytes
+    data: bytes
+
+
+# -- in a worker ------------------------------------------------------------------------------------------------------
+
+
+def _no_blobs(key: bytes) -> bytes:
+    raise LookupError(f"this process has no source of functions (wanted {key.hex()})")
+
+
+#: Returns the pickle of a function by its key; a worker puts its node's store here.
+blob_source: Callable[[bytes], bytes] = _no_blobs
+
+
+def load_function(key: bytes) -> Callable[..., Any]:
+    """Return the function of this key, opened once in each process; called by pickle while a call is opened."""
+    function = _loaded.get(key)
+    if function is None:
+        function = _loaded[key] = pickle.loads(blob_source(key))
+        if len(_loaded) > LOADED_LIMIT:
+            _loaded.popitem(last=False)
+    else:
+        _loaded.move_to_end(key)
+    return function
+
+
+# -- at the client ----------------------------------------------------------------------------------------------------
+
+
+class Fingerprint:
+    """All that a function's pickle was made from, if none of it can change unseen; else `stable` is False."""
+
+    __slots__ = ("_functions", "_mappings", "stable")
+
+    def __init__(self, function: types.FunctionType) -> None:
+        self.stable = True
+        self._functions: list[tuple[types.FunctionType, tuple[Any, ...]]] = []
+        self._mappings: list[tuple[dict[str, Any], str, Any]] = []
+        self._visit(function)
+
+    def still_holds(self) -> bool:
+        """Say whether everything is still the very same object."""
+        return all(_parts(function) == parts for function, parts in self._functions) and all(
+            mapping.get(name, _MISSING) is value for mapping, name, value in self._mappings
+        )
+
+    def _visit(self, function: types.FunctionType) -> None:
+        if any(known is function for known, _ in self._functions):
+            return
+        parts = _parts(function)
+        self._functions.append((function, parts))
+        if function.__dict__ or function.__kwdefaults__:
+            self.stable = False
+        for value in (*(function.__defaults__ or ()), *_cell_values(function)):
+            self._visit_value(value)
+        for name in _private._extract_code_globals(function.__code__):  # type: ignore[attr-defined]
+            value = function.__globals__.get(name, _MISSING)
+            self._mappings.append((function.__globals__, name, value))
+            self._visit_value(value)
+
+    def _visit_value(self, value: Any) -> None:
+        if not self.stable or value is _MISSING or isinstance(value, types.ModuleType) or type(value) in _ATOMS:
+            return
+        if type(value) in (tuple, frozenset):
+            for item in value:
+                self._visit_value(item)
+        elif isinstance(value, (types.FunctionType, type, types.BuiltinFunctionType)):
+            if isinstance(value, types.BuiltinFunctionType) or by_value.is_importable(value):
+                return
+            if isinstance(value, types.FunctionType):
+                self._visit(value)
+            else:
+                self.stable = False
+        else:
+            self.stable = False
+
+
+class _Same:
+    """Wraps a value so that == means `is`."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _parts(function: types.FunctionType) -> tuple[Any, ...]:
+    cells = tuple(_Same(value) for value in _cell_values(function))
+    return (_Same(function.__code__), _Same(function.__defaults__), bool(function.__kwdefaults__), cells)
+
+
+def _cell_values(function: types.FunctionType) -> list[Any]:
+    values = []
+    for cell in function.__closure__ or ():
+        try:
+            values.append(cell.cell_contents)
+        except ValueError:  # the cell is still empty
+            values.append(_MISSING)
+    return values
+
+
+class _Entry(NamedTuple):
+    function: weakref.ref[types.FunctionType]
+    fingerprint: Fingerprint | None
+    blob: Blob
+
+
+class FunctionCache:
+    """Blobs of the functions that one client submits. Safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+        self._lock = threading.Lock()
+
+    def blob_of(self, function: types.FunctionType) -> Blob:
+        """Return the blob of a function that must go by value; whatever pickling raises comes out."""
+        entry = self._entries.get(id(function))
+        if entry is not None and entry.function() is function:
+            if entry.fingerprint is not None and entry.fingerprint.still_holds():
+                return entry.blob
+            previous: Blob | None = entry.blob
+        else:
+            previous = None
+        data = payload.dumps_by_value(function)
+        key = hashlib.blake2b(data, digest_size=16).digest()
+        blob = previous if previous is not None and previous.key == key else Blob(key, data)
+        fingerprint = Fingerprint(function)
+        with self._lock:
+            self._entries[id(function)] = _Entry(
+                weakref.ref(function, functools.partial(_drop, self._entries, id(function))),
+                fingerprint if fingerprint.stable else None,
+                blob,
+            )
+        return blob
+
+
+def _drop(entries: dict[int, _Entry], key: int, reference: object) -> None:
+    entry = entries.get(key)
+    if entry is not None and entry.function is reference:
+        entries.pop(key, None)
+
+
+def function_within(fn: Callable[..., Any]) -> types.FunctionType | None:
+    """Return the plain function that a call is about, under any partials, if it must go by value."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if type(fn) is types.FunctionType and not by_value.is_importable(fn):
+        return fn
+    return None

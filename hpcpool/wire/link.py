@@ -1,0 +1,117 @@
+"""The two channels between a manager and one worker, and how messages lie on them.
+
+*calls* is a message-preserving socket: each message is one encoded `Task`. The manager keeps a duplicate of the
+worker's end, so it can take back what the worker has not read yet: the kernel gives each message to exactly one of
+them. *link* is a byte stream: outcomes up, and the large frames of a task down (behind a task that has frames, which
+is only ever sent to an idle worker).
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hpcpool.wire.messages import Outcome, Task, decode_outcome, decode_task, encode_one
+
+#: macOS has no SEQPACKET for local sockets; its datagram sockets preserve messages, too.
+CALLS_TYPE = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
+#: Longer messages go over the link: a local socket refuses what is near its buffer size (208 KiB by default).
+CALLS_BYTES = 64 * 1024
+#: Says that the next task comes over the link; no encoded task is one byte long.
+ANNOUNCEMENT = b"\x01"
+#: How much a manager reads from a link at once.
+READ_BYTES = 256 * 1024
+_SIZES = struct.Struct("!IQ")  # bytes of the header, bytes of all frames
+_FRAME = struct.Struct("!Q")
+
+
+def write_outcome(link: socket.socket, outcome: Outcome, frames: Sequence[Any]) -> None:
+    """Send one outcome and its frames up the link; returns when the kernel has taken everything."""
+    header = encode_one(outcome)
+    if not frames:
+        link.sendall(_SIZES.pack(len(header), 0) + header)
+        return
+    views = [memoryview(frame).cast("B") for frame in frames]
+    total = sum(view.nbytes + _FRAME.size for view in views)
+    link.sendall(_SIZES.pack(len(header), total) + header)
+    for view in views:
+        link.sendall(_FRAME.pack(view.nbytes))
+        link.sendall(view)
+
+
+class OutcomeReader:
+    """Cuts the bytes of one link into outcomes; feed it what was read."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._needed = _SIZES.size
+
+    def feed(self, data: bytes) -> Iterator[tuple[Outcome, list[bytes]]]:
+        """Add bytes and yield the outcomes that are complete now."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= self._needed:
+            header_bytes, frame_bytes = _SIZES.unpack_from(buffer)
+            end = _SIZES.size + header_bytes + frame_bytes
+            if len(buffer) < end:
+                self._needed = end
+                return
+            header_end = _SIZES.size + header_bytes
+            outcome = decode_outcome(bytes(buffer[_SIZES.size : header_end]))
+            frames = list(_cut_frames(buffer, header_end, end))
+            del buffer[:end]
+            self._needed = _SIZES.size
+            yield outcome, frames
+
+
+def _cut_frames(buffer: bytearray, position: int, end: int) -> Iterator[bytes]:
+    with memoryview(buffer) as view:
+        while position < end:
+            (size,) = _FRAME.unpack_from(view, position)
+            position += _FRAME.size
+            yield bytes(view[position : position + size])
+            position += size
+
+
+def encode_call(task: Task, frames: Sequence[Any]) -> tuple[bytes, list[Any]]:
+    """Return the message for *calls* and what must follow on the link, in order.
+
+    A task with frames, or one that is too long for the socket, is only announced; all of it follows on the link.
+    """
+    message = encode_one(task)
+    if not frames and len(message) <= CALLS_BYTES:
+        return message, []
+    following: list[Any] = []
+    for piece in (message, *frames):
+        view = memoryview(piece).cast("B")
+        following += [_FRAME.pack(view.nbytes), view]
+    return ANNOUNCEMENT, following
+
+
+def read_call(calls: socket.socket, link: socket.socket) -> tuple[Task, list[bytearray]] | None:
+    """Wait for the next call and its frames; None when the manager has closed the channel."""
+    message = calls.recv(CALLS_BYTES)
+    if not message:
+        return None
+    if message != ANNOUNCEMENT:
+        return decode_task(message), []
+    task = decode_task(_read_frame(link))
+    return task, [_read_frame(link) for _ in range(task.frames)]
+
+
+def _read_frame(link: socket.socket) -> bytearray:
+    return _read_exactly(link, _FRAME.unpack(_read_exactly(link, _FRAME.size))[0])
+
+
+def _read_exactly(link: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view, position = memoryview(data), 0
+    while position < size:
+        count = link.recv_into(view[position:])
+        if not count:
+            raise EOFError("the manager has gone")
+        position += count
+    return data

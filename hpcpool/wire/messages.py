@@ -1,0 +1,295 @@
+"""The messages between client, interchange, manager and worker, and their codec; payloads inside stay unopened.
+
+A ZeroMQ message is one header frame, a MessagePack array of these structs, with the large buffers of its tasks and
+outcomes behind it, one frame each, in the order in which the structs name them (`frames`). Decoding validates types
+and never runs code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+#: Raised whenever a message changes shape; peers with another number are refused.
+PROTOCOL = 1
+
+
+class Struct(msgspec.Struct, array_like=True, frozen=False, gc=False):
+    """Base of all messages: encoded as an array, not tracked by the garbage collector."""
+
+
+class Task(Struct, tag=1):
+    """One submitted call on its way to a worker."""
+
+    id: int
+    #: The inline part of the payload (see `wire.payload.pack`).
+    data: bytes
+    layout: tuple[int, ...] = ()
+    #: How many frames behind the header belong to this task.
+    frames: int = 0
+    #: Keys of the blobs (functions by value) that the node must hold before the call runs.
+    blobs: tuple[bytes, ...] = ()
+    #: Higher first.
+    priority: int = 0
+    #: Seconds from the start of the call; 0 means no limit.
+    timeout_s: float = 0.0
+    #: The call fails for good when it has killed this many workers.
+    crash_limit: int = 1
+
+
+class Status(IntEnum):
+    """How a call ended."""
+
+    OK = 0
+    #: The call raised; the payload is the failure.
+    FAILED = 1
+    #: The call or its outcome could not be unpickled or pickled; the payload is the failure.
+    PAYLOAD_ERROR = 2
+    #: The worker died; `crash` tells how.
+    CRASHED = 3
+    TIMED_OUT = 4
+    KILLED = 5
+    #: The node vanished and the task may not run again.
+    LOST = 6
+
+
+class Crash(Struct):
+    """What is known of a worker's death."""
+
+    exit_code: int
+    signal: int
+    out_of_memory: bool
+    stderr_tail: str
+
+
+class Outcome(Struct, tag=2):
+    """How one call ended, on its way back to the client."""
+
+    id: int
+    status: int
+    data: bytes = b""
+    layout: tuple[int, ...] = ()
+    frames: int = 0
+    host: str = ""
+    pid: int = 0
+    #: Seconds since the epoch, and the run's length in seconds.
+    started_at: float = 0.0
+    elapsed_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_memory_bytes: int = 0
+    crash: Crash | None = None
+
+
+class Hello(Struct, tag=10):
+    """First message of every peer: who it is and what it speaks."""
+
+    protocol: int
+    version: str
+    python: str
+    cloudpickle: str
+    host: str = ""
+    pid: int = 0
+
+
+class Register(Struct, tag=11):
+    """A manager offers its node, after its `Hello`."""
+
+    block: str
+    host: str
+    pid: int
+    cores: int
+
+
+class Welcome(Struct, tag=12):
+    """The interchange accepts a manager and says how its workers are to be."""
+
+    workers: int
+    start_method: str
+    max_tasks_per_child: int
+    #: Opaque to all but the workers: initializer, sys.path, working directory.
+    setup: bytes
+    heartbeat_period_s: float
+    heartbeat_timeout_s: float
+
+
+class Refused(Struct, tag=13):
+    """The interchange does not accept this peer; `reason` names both sides and says what to do."""
+
+    reason: str
+
+
+class Heartbeat(Struct, tag=14):
+    """Sent when a peer has been silent for a while."""
+
+
+class Define(Struct, tag=15):
+    """A blob (a function by value) that tasks refer to by its key; sent before the first of them."""
+
+    key: bytes
+    data: bytes
+
+
+class Forget(Struct, tag=16):
+    """No task refers to this blob any more."""
+
+    key: bytes
+
+
+class Cancel(Struct, tag=17):
+    """The client gave up this task before it was known to run: drop it, wherever it is."""
+
+    id: int
+
+
+class Kill(Struct, tag=18):
+    """End this task's worker if the task runs, drop the task if it does not."""
+
+    id: int
+
+
+class Started(Struct, tag=19):
+    """These tasks have been running for a while."""
+
+    ids: list[int]
+
+
+class Capacity(Struct, tag=20):
+    """A manager's room (slots, and how many tasks it takes in all); from the interchange: the pool's slots."""
+
+    slots: int
+    limit: int
+
+
+class GiveBack(Struct, tag=21):
+    """The interchange asks a manager for up to `count` unstarted tasks."""
+
+    count: int
+
+
+class Returned(Struct, tag=22):
+    """A manager gives unstarted tasks back."""
+
+    ids: list[int]
+
+
+class Broken(Struct, tag=23):
+    """The pool cannot go on."""
+
+    reason: str
+    #: The traceback of a failed initializer, if that was the reason.
+    traceback: str = ""
+
+
+class Stop(Struct, tag=24):
+    """Leave now: when `signal` is 0 after ending the workers in good order, else by that signal to the workers."""
+
+    signal: int = 0
+
+
+class Setup(Struct, tag=25):
+    """The client's first words after `Hello`: what workers need before their first call."""
+
+    workers: int
+    start_method: str
+    max_tasks_per_child: int
+    setup: bytes
+
+
+class Warn(Struct, tag=26):
+    """Something the user should hear of, in words."""
+
+    text: str
+
+
+class Withdraw(Struct, tag=27):
+    """Give up every task that does not run yet; running ones go on."""
+
+    #: Tasks up to this id stay.
+    keep: int = 0
+
+
+class Withdrawn(Struct, tag=28):
+    """These tasks were given up before they ran."""
+
+    ids: list[int]
+
+
+FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop
+ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused
+FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat
+ToManager = Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat
+
+T = TypeVar("T")
+Frame = Any  # bytes, memoryview, bytearray or zmq.Frame: whatever has the buffer protocol
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class MessageError(Exception):
+    """The peer sent something that is no message of this protocol: drop that peer."""
+
+
+class Codec(Generic[T]):
+    """Encodes and decodes batches of one direction."""
+
+    def __init__(self, types: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(list[types]).decode
+
+    def decode(self, header: Frame) -> list[T]:
+        """Return the batch in a header frame; `MessageError` if it is not one."""
+        try:
+            return self._decode(header)  # type: ignore[no-any-return]
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise MessageError(f"not a message of protocol {PROTOCOL}: {error}") from error
+
+
+from_client: Codec[FromClient] = Codec(FromClient)
+to_client: Codec[ToClient] = Codec(ToClient)
+from_manager: Codec[FromManager] = Codec(FromManager)
+to_manager: Codec[ToManager] = Codec(ToManager)
+
+_task_decoder = msgspec.msgpack.Decoder(Task)
+_outcome_decoder = msgspec.msgpack.Decoder(Outcome)
+
+
+def encode(batch: Sequence[Struct]) -> bytes:
+    """Return the header frame of a batch."""
+    return _encode(batch)
+
+
+def encode_one(message: Struct) -> bytes:
+    """Return one struct by itself, as it goes over a worker's channel."""
+    return _encode(message)
+
+
+def decode_task(data: Frame) -> Task:
+    """Return a task from a worker's channel."""
+    return _task_decoder.decode(data)
+
+
+def decode_outcome(data: Frame) -> Outcome:
+    """Return an outcome from a worker's link."""
+    return _outcome_decoder.decode(data)
+
+
+class FrameError(MessageError):
+    """The header names another number of frames than have come."""
+
+
+def deal_frames(batch: Iterable[Any], frames: Sequence[Frame]) -> list[tuple[Any, list[Frame]]]:
+    """Pair each message of a batch with the frames that belong to it.
+
+    Raises `FrameError` when the numbers do not add up.
+    """
+    dealt, position = [], 0
+    for message in batch:
+        count = getattr(message, "frames", 0)
+        if count < 0 or position + count > len(frames):
+            raise FrameError(f"{len(frames)} frames came, more were named")
+        dealt.append((message, list(frames[position : position + count])))
+        position += count
+    if position != len(frames):
+        raise FrameError(f"{len(frames)} frames came, {position} were named")
+    return dealt

@@ -1,0 +1,52 @@
+"""What every worker is told before its first call: made by the client, opened by the workers only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import process
+from typing import Any
+
+from hpcpool.wire.payload import Payload, dumps_by_value, unpickle
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """A worker's surroundings and first act."""
+
+    sys_path: tuple[str, ...]
+    #: The working directory; None: the one that the worker was started in.
+    cwd: str | None
+    argv: tuple[str, ...]
+    authkey: bytes
+    #: The start method of multiprocessing inside the worker; None: Python's default.
+    start_method: str | None
+    initializer: Callable[..., Any] | None
+    initargs: tuple[Any, ...]
+
+    def to_bytes(self) -> bytes:
+        """Pickle for the way; raises whatever makes the initializer or its arguments impossible to pickle."""
+        call = dumps_by_value((self.initializer, self.initargs))
+        rest = (self.sys_path, self.cwd, self.argv, self.authkey, self.start_method)
+        return dumps_by_value((rest, call))
+
+
+def local_setup(start_method: str | None, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> bytes:
+    """Return the set-up of workers on the client's own host: they share its sys.path, directory and secrets."""
+    return WorkerSetup(
+        sys_path=tuple(os.path.abspath(entry) if entry in ("", ".") else entry for entry in sys.path),
+        cwd=os.getcwd(),
+        argv=tuple(sys.argv),
+        authkey=bytes(process.current_process().authkey),
+        start_method=start_method,
+        initializer=initializer,
+        initargs=initargs,
+    ).to_bytes()
+
+
+def open_setup(data: bytes) -> tuple[tuple[Any, ...], bytes]:
+    """Return the surroundings, and the initializer still pickled: it may need the surroundings to be opened."""
+    rest, call = unpickle(Payload(data))
+    return rest, call

@@ -1,0 +1,1 @@
+"""The standard library's own suite for ProcessPoolExecutor, run against HPCPoolExecutor."""

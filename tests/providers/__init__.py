@@ -1,0 +1,1 @@
+"""The batch systems and how they are found."""

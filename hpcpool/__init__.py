@@ -20,7 +20,7 @@ from hpcpool.errors import (
 )
 from hpcpool.executor import ExecutorView, HPCPoolExecutor
 from hpcpool.processes.task_future import TaskFuture, TaskInfo
-from hpcpool.wire.version import VERSION as __version__
+from hpcpool.wire.version import VERSION as __version__  # noqa: N811
 
 __all__ = [
     "BashError",

@@ -16,9 +16,10 @@ from hpcpool import joining, mapping
 from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.config import Config, NodePool
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
-from hpcpool.processes import outcomes
-from hpcpool.processes.client import CallOptions, Client
+from hpcpool.processes import lifecycle, outcomes
+from hpcpool.processes.client import Client
 from hpcpool.processes.task_future import TaskFuture
+from hpcpool.processes.ticket import CallOptions
 from hpcpool.providers.base import Provider
 from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
@@ -73,7 +74,7 @@ class _Calls(Executor):
         """
         return self._submit(self._options, fn, args, kwargs)
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., T],
         *iterables: Iterable[Any],
@@ -125,7 +126,7 @@ class _Calls(Executor):
         *,
         retries: int | _Unset = UNSET,
         retry_on: RetryOn | _Unset = UNSET,
-        timeout: float | None | _Unset = UNSET,
+        timeout: float | _Unset | None = UNSET,
         priority: int | _Unset = UNSET,
         crash_limit: int | _Unset = UNSET,
         name: str | _Unset = UNSET,
@@ -314,7 +315,7 @@ class HPCPoolExecutor(_Calls):
         future: TaskFuture[T] = client.new_future(options)
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
             future._finish(outcomes.raising(error), failed=True)
         else:
             client.submit(future, call, options, dependencies, blobs)
@@ -341,7 +342,7 @@ class HPCPoolExecutor(_Calls):
         with self._start_lock:
             if self._client is None:
                 self._check_open()
-                Client.check_interpreter()
+                lifecycle.check_interpreter()
                 setup = Setup(
                     self._workers_per_node,
                     "spawn" if self._mp_context is not None and self._start_method_is_spawn() else "fork",
@@ -411,7 +412,7 @@ class HPCPoolExecutor(_Calls):
 
 
 class ExecutorView(_Calls):
-    """An executor on the same pool whose calls have options; made by `options`. Shutting it down closes only the view."""
+    """An executor on the same pool whose calls have options (see `options`). Shutting it down closes only the view."""
 
     def __init__(self, pool: HPCPoolExecutor, options: CallOptions) -> None:
         self._viewed = pool
@@ -436,7 +437,7 @@ class ExecutorView(_Calls):
             raise RuntimeError("cannot schedule new futures after shutdown")
         future = self._viewed._submit(options, fn, args, kwargs)
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
+        future.add_done_callback(self._pending.discard)  # type: ignore[arg-type]
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -458,9 +459,7 @@ class ExecutorView(_Calls):
 
     def __repr__(self) -> str:
         given = {
-            name: value
-            for name, value in self._view_options._asdict().items()
-            if value != _NO_OPTIONS._asdict()[name]
+            name: value for name, value in self._view_options._asdict().items() if value != _NO_OPTIONS._asdict()[name]
         }
         return f"<view of {self._viewed!r} with {given}>"
 

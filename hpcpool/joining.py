@@ -11,9 +11,7 @@ from hpcpool.processes import outcomes
 from hpcpool.processes.task_future import TaskFuture
 
 
-def start(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str = ""
-) -> TaskFuture[Any]:
+def start(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str = "") -> TaskFuture[Any]:
     """Call `fn` in a thread when the futures in its arguments have finished; return the future of what it returns."""
     future: TaskFuture[Any] = TaskFuture(name or f"join({getattr(fn, '__qualname__', type(fn).__qualname__)})")
 
@@ -30,7 +28,7 @@ def _run(future: TaskFuture[Any], fn: Callable[..., Any], args: Any, kwargs: Any
         return
     try:
         returned = fn(*with_results(args), **with_results(kwargs))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the user's function may raise anything
         future._finish(outcomes.raising(error), failed=True)
         return
     _when_done(future, list(futures_in(returned)), lambda: future.set_result(with_results(returned)), inner=True)

@@ -13,11 +13,11 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from hpcpool.processes import client as _client  # its exit handler must be registered before ours
+from hpcpool.processes import lifecycle as _lifecycle  # its exit handler must be registered before ours
 
 #: An input without a length is read this far ahead of the results that are taken; for few workers, the lower bound.
 _WINDOW_CHUNKS_PER_WORKER = 8
@@ -28,7 +28,7 @@ _LARGEST_CHUNK = 65536
 #: With measured chunks so many are on the way for each worker: enough to hide the way, few enough to go on measuring.
 _AUTO_CHUNKS_PER_WORKER = 3
 
-assert _client  # imported for its order only
+_ = _lifecycle  # imported for its order only
 
 Submit = Callable[..., Future[Any]]
 
@@ -48,8 +48,8 @@ def run_map(
     """Submit the calls of a map and return the iterator over their results; see `HPCPoolExecutor.map`."""
     _check(chunksize, buffersize)
     end = None if timeout_s is None else timeout_s + time.monotonic()
-    total = min((len(items) for items in iterables if hasattr(items, "__len__")), default=None)
-    has_length = all(hasattr(items, "__len__") for items in iterables)
+    total = min((len(items) for items in iterables if isinstance(items, Sized)), default=None)
+    has_length = all(isinstance(items, Sized) for items in iterables)
     bar = _Bar(total) if progress else None
     calls = zip(*iterables)  # noqa: B905 - the shortest ends the calls, as in the standard library
     source = _Source(submit, fn, calls, chunksize, bar)
@@ -282,7 +282,7 @@ class _Threaded(_Feed):
                     self._keep(future)
                     self._changed.notify_all()
                 future.add_done_callback(self._one_finished)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the user's input may raise anything; the consumer sees it
             self._error = error
         finally:
             with self._changed:
@@ -390,9 +390,7 @@ def _take_next(feed: _Feed, end: float | None) -> list[Any] | None:
     return None if future is None else [_result_or_cancel(future, end)]
 
 
-def _take_finished(
-    feed: _Feed, finished: queue.SimpleQueue[Future[Any] | None], end: float | None
-) -> list[Any] | None:
+def _take_finished(feed: _Feed, finished: queue.SimpleQueue[Future[Any] | None], end: float | None) -> list[Any] | None:
     """Return any result, alone in a list; None at the end."""
     while feed.futures or not feed.has_ended:
         try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from hpcpool.processes.client import CallOptions
+from hpcpool.processes.ticket import CallOptions
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
 
@@ -26,7 +26,7 @@ def changed(
     *,
     retries: int | _Unset = UNSET,
     retry_on: RetryOn | _Unset = UNSET,
-    timeout: float | None | _Unset = UNSET,
+    timeout: float | _Unset | None = UNSET,
     priority: int | _Unset = UNSET,
     crash_limit: int | _Unset = UNSET,
     name: str | _Unset = UNSET,

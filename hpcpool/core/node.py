@@ -120,7 +120,7 @@ class Node:
         self.slots = slots
         self._max_served = max_tasks_per_child
         self._workers: dict[int, _Worker] = {}
-            #: Ready workers without a task that may take one; the one that became idle last, the warmest, at the end.
+        #: Ready workers without a task that may take one; the one that became idle last, the warmest, at the end.
         self._idle: dict[int, _Worker] = {}
         self._active = 0
         self._next_worker = 1
@@ -445,9 +445,9 @@ class Node:
         if worker.ending is not None:
             return []
         worker.ending = reason
-        return [TakeBack(worker.number), EndWorker(worker.number)] if len(worker.given) > 1 else [
-            EndWorker(worker.number)
-        ]
+        return (
+            [TakeBack(worker.number), EndWorker(worker.number)] if len(worker.given) > 1 else [EndWorker(worker.number)]
+        )
 
     def _holder(self, task: int) -> _Worker | None:
         for worker in self._workers.values():

@@ -23,10 +23,10 @@ class Batch(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Ask this manager to give back up to `count` unstarted tasks."""
+    """Ask this manager to give back up to `wanted` unstarted tasks."""
 
     manager: bytes
-    count: int
+    wanted: int
 
 
 @dataclass(slots=True)

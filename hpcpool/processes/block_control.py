@@ -316,4 +316,6 @@ class BlockControl:
             status = block.driver.status([block.job])[block.job]
             states.append(f"block {block.name} (job {block.job}) is {status.state.value} {status.reason}".strip())
         seen = "; ".join(states) or "no block has been started"
-        self._report(Warned(f"{self._pending} calls wait and no worker has come in {now - self._waiting_since:.0f} s: {seen}"))
+        self._report(
+            Warned(f"{self._pending} calls wait and no worker has come in {now - self._waiting_since:.0f} s: {seen}")
+        )

@@ -13,12 +13,10 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import zmq
 
@@ -26,10 +24,11 @@ from hpcpool.config import Config
 from hpcpool.core.dependencies import Dependencies
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.errors import BrokenPool
-from hpcpool.processes import outcomes
+from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.blob_ledger import BlobLedger
 from hpcpool.processes.interchange_process import InterchangeProcess
-from hpcpool.processes.task_future import TaskFuture, TaskInfo
+from hpcpool.processes.task_future import TaskFuture
+from hpcpool.processes.ticket import SENT, CallOptions, Ticket, ticket_info
 from hpcpool.wire.functions import Blob
 from hpcpool.wire.messages import (
     Broken,
@@ -66,37 +65,6 @@ _WINDOW_LEAST = 4096
 _WINDOW_BYTES = 512 * 1024 * 1024
 
 
-class CallOptions(NamedTuple):
-    """How one call is to be run; see `HPCPoolExecutor.options`."""
-
-    retries: int = 0
-    retry_on: tuple[type[BaseException], ...] | Callable[[BaseException], bool] = (Exception,)
-    timeout_s: float = 0.0
-    priority: int = 0
-    #: 0: as the configuration says.
-    crash_limit: int = 0
-    name: str = ""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One pending call."""
-
-    id: int
-    future: TaskFuture[Any]
-    call: Payload
-    options: CallOptions
-    blobs: tuple[Blob, ...] = ()
-    #: The results that the call depends on, in placeholder order; None: not there yet.
-    parts: list[Payload | None] = field(default_factory=list)
-    #: The futures whose results are not there yet, and the place of each in `parts`.
-    waiting: dict[Future[Any], int] = field(default_factory=dict)
-    attempt: int = 1
-    queued_at: float = 0.0
-    #: Bytes on their way to the interchange or beyond; 0: still here.
-    sent_bytes: int = 0
-
-
 class Client:
     """Connects one executor with its interchange. `submit`, `cancel`, `kill` and `close` may be called anywhere."""
 
@@ -126,8 +94,7 @@ class Client:
         self._door = threading.Lock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
-        with _lifecycle_lock:
-            _clients.add(self)
+        lifecycle.add(self)
         self._thread.start()
 
     # -- from any thread --
@@ -143,7 +110,7 @@ class Client:
             raise RuntimeError(
                 "this executor belongs to the parent of this process and cannot be used after os.fork(); make a new one"
             )
-        self.check_interpreter()
+        lifecycle.check_interpreter()
         if self._closing and self._broken is None:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._broken is not None:
@@ -153,12 +120,6 @@ class Client:
     def broken(self) -> str | Literal[False]:
         """Why the pool cannot go on; False if it can."""
         return self._broken.reason if self._broken is not None else False
-
-    @staticmethod
-    def check_interpreter() -> None:
-        """Raise if the interpreter is ending and nothing can be started any more."""
-        if _interpreter_exits:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
 
     def new_future(self, options: CallOptions) -> TaskFuture[Any]:
         """Return the future of a call that is about to be submitted (or that fails before it can be)."""
@@ -258,7 +219,7 @@ class Client:
                 self._farewell()
         finally:
             self._done.set()
-            _clients.discard(self)
+            lifecycle.remove(self)
             os.close(self._wake_read)
             os.close(self._wake_write)
 
@@ -339,7 +300,7 @@ class Client:
         if not future.cancelled() and future.exception() is None:
             try:
                 payload = _payload_of(future)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever the result raises while it is pickled
                 payload = error
         self._put(lambda: self._settle_dependents(future, payload))
 
@@ -425,7 +386,7 @@ class Client:
         self._in_flight += 1
         self._in_flight_bytes += ticket.sent_bytes
         if not options.retries:
-            ticket.call, ticket.parts = _SENT, []
+            ticket.call, ticket.parts = SENT, []
 
     # -- receiving --
 
@@ -472,7 +433,7 @@ class Client:
         payloads: list[Payload] = []
         if outcome.status in (Status.OK, Status.FAILED, Status.PAYLOAD_ERROR):
             payloads = unpack(outcome.data, outcome.layout, frames)
-        info = _info(ticket, outcome)
+        info = ticket_info(ticket, outcome)
         if outcome.status == Status.OK:
             self._drop(ticket)
             payload = payloads[0]
@@ -552,7 +513,7 @@ class Client:
     def _finish_broken(self, ticket: Ticket) -> None:
         assert self._broken is not None
         ticket.future._acknowledge_cancel()
-        ticket.future._finish(outcomes.broken(self._broken), failed=True, info=_info(ticket, None))
+        ticket.future._finish(outcomes.broken(self._broken), failed=True, info=ticket_info(ticket, None))
 
     def _farewell(self) -> None:
         """Tell the interchange to stop and wait until everything of it has gone."""
@@ -560,9 +521,6 @@ class Client:
         self._socket.setsockopt(zmq.LINGER, 1000)
         self._socket.send(encode([*self._out, Stop(number)] if self._broken is None else [Stop(number)]))
         self._interchange.wait_until_gone()
-
-
-_SENT = Payload(b"")
 
 
 def _nothing() -> None:
@@ -573,56 +531,3 @@ def _payload_of(future: Future[Any]) -> Payload:
     """Return a finished future's result, as it came if that is still there."""
     payload = future._payload if isinstance(future, TaskFuture) else None
     return payload if payload is not None else pickle_value(future.result())
-
-
-def _info(ticket: Ticket, outcome: Outcome | None) -> TaskInfo:
-    info = replace(ticket.future._info, attempt=ticket.attempt, queued_at=ticket.queued_at)
-    if outcome is None:
-        return info
-    return replace(
-        info,
-        host=outcome.host or None,
-        pid=outcome.pid or None,
-        started_at=outcome.started_at or None,
-        ended_at=outcome.started_at + outcome.elapsed_s if outcome.started_at else None,
-        cpu_s=outcome.cpu_s if outcome.started_at else None,
-        peak_memory_bytes=outcome.peak_memory_bytes or None,
-    )
-
-
-# -- the process's end, and forks ---------------------------------------------------------------------------------------
-
-_clients: weakref.WeakSet[Client] = weakref.WeakSet()
-_lifecycle_lock = threading.Lock()
-_interpreter_exits = False
-
-
-def _at_interpreter_exit() -> None:
-    """Finish what is pending before the interpreter goes (threads are still allowed at this point)."""
-    global _interpreter_exits
-    with _lifecycle_lock:
-        _interpreter_exits = True
-        clients = [client for client in _clients if client.is_usable]
-    interrupted = outcomes.ended_by_ctrl_c()
-    for client in clients:
-        client.close(cancel_futures=interrupted)
-    try:
-        for client in clients:
-            client.join()
-    except KeyboardInterrupt:
-        for client in clients:
-            client.abort(9, "ended by a second Ctrl-C")
-        for client in clients:
-            client.join()
-
-
-def _after_fork_in_child() -> None:
-    global _lifecycle_lock
-    _lifecycle_lock = threading.Lock()
-    for client in list(_clients):
-        client.after_fork()
-
-
-# As concurrent.futures does: this runs before the interpreter joins its threads, an atexit handler would run after.
-threading._register_atexit(_at_interpreter_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_after_fork_in_child)

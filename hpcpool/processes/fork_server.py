@@ -104,7 +104,7 @@ class ForkServer:
                 os.execv(sys.executable, [sys.executable, "-P", start, *arguments])
             _name_process("hpcpool-worker")
             worker.serve(number, self._node_directory, socket.socket(fileno=calls), socket.socket(fileno=link))
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a fork must never run on in the fork server's own loop
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
@@ -124,9 +124,7 @@ class ForkServer:
             signal_session(pid, signal.SIGKILL)
             oom_kills = _oom_kills()
             out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
-            fork_channel.say(
-                self._channel, WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory)
-            )
+            fork_channel.say(self._channel, WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
 
     def _end_all(self) -> None:
         for pid in list(self._workers):
@@ -138,7 +136,7 @@ class ForkServer:
 def _prctl(option: int, value: int) -> bool:
     """Call Linux's prctl(2); False where there is none."""
     try:
-        return ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
     except AttributeError:
         return False
 

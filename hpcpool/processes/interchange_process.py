@@ -117,7 +117,7 @@ class InterchangeProcess:
 
 def _make_run_directory(parent: str | None) -> str:
     """Make a private directory whose sockets' paths are short enough."""
-    for place in (parent, "/tmp") if parent is None else (parent,):  # noqa: S108 - only if $TMPDIR is too long
+    for place in (parent, "/tmp") if parent is None else (parent,):  # the second only if $TMPDIR is too long
         directory = tempfile.mkdtemp(prefix="hpcpool-", dir=place)
         if len(os.fsencode(os.path.join(directory, "managers.sock"))) <= _SOCKET_PATH_BYTES:
             return directory

@@ -122,7 +122,7 @@ class Manager:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.connect(connection.addresses[0])
-        self._selector.register(self._socket.getsockopt(zmq.FD), selectors.EVENT_READ, None)
+        self._selector.register(int(self._socket.getsockopt(zmq.FD)), selectors.EVENT_READ, None)
         self._send(hello())
         self._send(Register(block, socket.gethostname(), os.getpid(), len(os.sched_getaffinity(0))))
 
@@ -150,7 +150,7 @@ class Manager:
     # -- time --
 
     def _patience(self) -> float:
-        if self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             return 0.0
         now = time.monotonic()
         moments = [self._last_sent + self._heartbeat_period_s, self._last_heard + self._heartbeat_timeout_s]
@@ -205,7 +205,7 @@ class Manager:
             self._out.append(Capacity(known.slots, wanted))
 
     def _hear_interchange(self) -> None:
-        while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             header, *frames = self._socket.recv_multipart(copy=False)
             self._last_heard = time.monotonic()
             try:
@@ -487,9 +487,7 @@ class Manager:
         self._context.term()
 
 
-def _start_fork_server(
-    end: socket.socket, directory: str, start_method: str, census: int
-) -> subprocess.Popen[bytes]:
+def _start_fork_server(end: socket.socket, directory: str, start_method: str, census: int) -> subprocess.Popen[bytes]:
     start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
     with end:
         return subprocess.Popen(

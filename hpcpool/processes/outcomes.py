@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -25,7 +24,7 @@ def result(payload: Payload) -> Opener:
     def opener() -> tuple[Any, BaseException | None]:
         try:
             return unpickle(payload), None
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
             return None, unpickle_payload_error(pickle_failure(error), "the result cannot be unpickled")
 
     return opener
@@ -133,10 +132,3 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
         return None, error
 
     future._finish(opener, failed=True)
-
-
-def ended_by_ctrl_c() -> bool:
-    """True when the interpreter ends because a KeyboardInterrupt was not caught."""
-    last = getattr(sys, "last_exc", None)
-    kind = type(last) if last is not None else getattr(sys, "last_type", None)
-    return isinstance(kind, type) and issubclass(kind, KeyboardInterrupt)

@@ -1,4 +1,4 @@
-"""Signals to everything that runs in a session: a worker and whatever its calls have started. Nothing is decided here."""
+"""Signals to all that runs in a session: a worker and what its calls have started. Nothing is decided here."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ class TaskFuture(Future[T], Generic[T]):
             try:
                 raise error
             finally:
-                self = None  # type: ignore[assignment]  # break the cycle through the traceback, as the base does
+                self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle through the traceback
         return self._result  # type: ignore[no-any-return]
 
     def __reduce__(self) -> Any:

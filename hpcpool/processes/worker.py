@@ -65,7 +65,7 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     process.current_process().name = f"HPCPoolWorker-{number}"
     process.current_process().authkey = authkey
     if start_method is not None:
-        context._default_context.set_start_method(start_method, force=True)  # type: ignore[attr-defined]
+        context._default_context.set_start_method(start_method, force=True)
     try:
         function, arguments = pickle.loads(initializer)
         if function is not None:
@@ -105,16 +105,16 @@ def _run(task: Task, frames: list[Any]) -> tuple[Outcome, Any]:
 def _open_and_call(task: Task, frames: list[Any]) -> tuple[Status, Payload]:
     try:
         function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames))
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()
     try:
         result = function(*args, **kwargs)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
     try:
         return Status.OK, pickle_value(result)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
 
 

@@ -171,7 +171,7 @@ class WorkerHandle:
         os.close(self.stderr)
 
     def _read_back(self) -> list[bytes]:
-        messages = []
+        messages: list[bytes] = []
         while True:
             try:
                 message = self._worker_calls.recv(CALLS_BYTES, socket.MSG_DONTWAIT)

@@ -40,10 +40,10 @@ def is_importable(obj: Any) -> bool:
 
 def has_registered_modules() -> bool:
     """Say whether the user asked for modules by value (`cloudpickle.register_pickle_by_value`)."""
-    return bool(_private._PICKLE_BY_VALUE_MODULES)  # type: ignore[attr-defined]
+    return bool(_private._PICKLE_BY_VALUE_MODULES)
 
 
-class Pickler(cloudpickle.Pickler):
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler with the three mends above."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -87,10 +87,10 @@ def _set_main_function_state(function: Any, state: Any) -> None:
     }
     if namespace is _main_globals():
         _placed.update(fresh)
-    _private._function_setstate(function, (attributes, {**slots, "__globals__": fresh}))  # type: ignore[attr-defined]
+    _private._function_setstate(function, (attributes, {**slots, "__globals__": fresh}))
 
 
 def _set_class_state(cls: type, state: Any) -> type:
     if cls in _sent_classes:
         return cls
-    return _private._class_setstate(cls, state)  # type: ignore[attr-defined, no-any-return]
+    return _private._class_setstate(cls, state)  # type: ignore[no-any-return]

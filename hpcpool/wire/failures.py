@@ -64,14 +64,14 @@ def unpickle_payload_error(payload: Payload, what: str) -> PayloadError:
 
 def remote_traceback(text: str) -> _RemoteTraceback:
     """Return the cause that shows a remote traceback, of exactly the class that ProcessPoolExecutor uses."""
-    return _RemoteTraceback(f'\n"""\n{text}"""')
+    return _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]  # typeshed has it wrong: it is text
 
 
 def _rebuild(failure: Failure) -> BaseException:
     if failure.exception is not None:
         try:
             error = unpickle(Payload(failure.exception))
-        except Exception as problem:
+        except Exception as problem:  # noqa: BLE001 - user code in the exception's class
             hint = f" (it cannot be rebuilt here: {type(problem).__name__}: {problem})"
         else:
             if isinstance(error, BaseException):
@@ -89,14 +89,18 @@ def _rebuild(failure: Failure) -> BaseException:
 def _pickle_exception(error: BaseException) -> bytes | None:
     """Pickle an exception in the first way that survives a round trip."""
     for form in (error, _WithoutInit(error), _WithoutInit(error, printable_only=True)):
-        try:
-            payload = pickle_value(form)
-            data = payload.data if not payload.buffers else None
-            if data is not None and type(unpickle(Payload(data))) is type(error):
-                return data
-        except Exception:  # noqa: S112 - user code in __reduce__ or __init__ may raise anything; the next form is tried
-            continue
+        if (data := _round_trip(form, type(error))) is not None:
+            return data
     return None
+
+
+def _round_trip(form: Any, kind: type) -> bytes | None:
+    try:
+        payload = pickle_value(form)
+        rebuilt = unpickle(Payload(payload.data, payload.buffers))
+    except Exception:  # noqa: BLE001 - user code in __reduce__ or __init__
+        return None
+    return payload.data if type(rebuilt) is kind and not payload.buffers else None
 
 
 class _WithoutInit:
@@ -125,7 +129,7 @@ def _carriable(value: Any) -> Any:
     """Return a value as it is if it survives pickling, else its repr."""
     try:
         unpickle(Payload(pickle_value(value).data))
-    except Exception:
+    except Exception:  # noqa: BLE001 - user code in __reduce__
         return _safely(repr, value)
     return value
 
@@ -144,12 +148,12 @@ def _text(error: BaseException) -> str:
 def _format(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as problem:  # a broken __str__ or __repr__ of the user's
+    except Exception as problem:  # noqa: BLE001 - a broken __str__ or __repr__ of the user's
         return f"{_name(error)} (its traceback cannot be formatted: {type(problem).__name__})\n"
 
 
 def _safely(show: Any, value: Any) -> str:
     try:
         return str(show(value))
-    except Exception as problem:
+    except Exception as problem:  # noqa: BLE001 - the same
         return f"<{type(value).__qualname__} whose {show.__name__}() raised {type(problem).__name__}>"

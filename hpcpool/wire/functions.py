@@ -88,7 +88,7 @@ class Fingerprint:
             self.stable = False
         for value in (*(function.__defaults__ or ()), *_cell_values(function)):
             self._visit_value(value)
-        for name in _private._extract_code_globals(function.__code__):  # type: ignore[attr-defined]
+        for name in _private._extract_code_globals(function.__code__):
             value = function.__globals__.get(name, _MISSING)
             self._mappings.append((function.__globals__, name, value))
             self._visit_value(value)

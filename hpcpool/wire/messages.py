@@ -240,7 +240,7 @@ class Codec(Generic[T]):
     def decode(self, header: Frame) -> list[T]:
         """Return the batch in a header frame; `MessageError` if it is not one."""
         try:
-            return self._decode(header)  # type: ignore[no-any-return]
+            return self._decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MessageError(f"not a message of protocol {PROTOCOL}: {error}") from error
 

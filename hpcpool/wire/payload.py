@@ -161,8 +161,12 @@ class _ValuePickler(by_value.Pickler):
     """The thorough way: cloudpickle, with the namespace of `__main__` kept one in each worker."""
 
     def __init__(self, file: io.BytesIO, found: _Collector) -> None:
-        super().__init__(file, 5, buffer_callback=found.keep_in_band)
+        super().__init__(file, 5, buffer_callback=self._buffer_callback(found))
         self._found = found
+
+    @staticmethod
+    def _buffer_callback(found: _Collector) -> Callable[[pickle.PickleBuffer], bool] | None:
+        return found.keep_in_band
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Future):
@@ -199,19 +203,23 @@ def pickle_value(value: Any) -> Payload:
 
 
 def _pickle(obj: Any, references: dict[int, Any]) -> tuple[Payload, _Collector]:
-    if not by_value.has_registered_modules():
-        found = _Collector(references)
-        file = io.BytesIO()
-        try:
-            _PlainPickler(file, found).dump(obj)
-        except Exception:  # noqa: S110 - whatever stopped plain pickle, cloudpickle says the last word below
-            pass
-        else:
-            data = file.getvalue()
-            if b"__main__" not in data:
-                return Payload(data, found.buffers), found
+    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references)
+    if plain is not None:
+        return plain
     found = _Collector(references)
     return Payload(_dump(_ValuePickler, obj, found), found.buffers), found
+
+
+def _pickle_plainly(obj: Any, references: dict[int, Any]) -> tuple[Payload, _Collector] | None:
+    """Pickle without cloudpickle; None if that cannot be done."""
+    found = _Collector(references)
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, found).dump(obj)
+    except Exception:  # noqa: BLE001 - whatever stopped plain pickle, cloudpickle has the last word
+        return None
+    data = file.getvalue()
+    return (Payload(data, found.buffers), found) if b"__main__" not in data else None
 
 
 def _dump(pickler: type[_ValuePickler], obj: Any, found: _Collector) -> bytes:
@@ -266,9 +274,11 @@ def dumps_by_value(obj: Any) -> bytes:
 
 
 class _ValueOnlyPickler(_ValuePickler):
-    def __init__(self, file: io.BytesIO, found: _Collector) -> None:
-        by_value.Pickler.__init__(self, file, 5)
-        self._found = found
+    """Keeps everything in band: a blob is one piece."""
+
+    @staticmethod
+    def _buffer_callback(found: _Collector) -> None:
+        return None
 
 
 def install_main() -> None:

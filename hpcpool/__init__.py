@@ -1,26 +1,34 @@
-"""hpcpool: the calls of `concurrent.futures.ProcessPoolExecutor`, on this machine and on others; the public names."""
+"""hpcpool: the calls of `concurrent.futures.ProcessPoolExecutor`, on this machine and on others; the public names.
 
-from hpcpool.bash import BashResult
-from hpcpool.config import Config, NodePool
-from hpcpool.errors import (
-    BashError,
-    BashTimeout,
-    BrokenPool,
-    ConfigError,
-    DependencyError,
-    HPCPoolError,
-    MissingOutputs,
-    NodeLost,
-    PayloadError,
-    RemoteError,
-    TaskKilled,
-    TaskTimeout,
-    UnsharableError,
-    WorkerCrashed,
-)
-from hpcpool.executor import ExecutorView, HPCPoolExecutor
-from hpcpool.processes.task_future import TaskFuture, TaskInfo
+They are loaded when they are first used: a worker imports this package, too, and needs few of them.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from hpcpool.wire.version import VERSION as __version__  # noqa: N811
+
+if TYPE_CHECKING:
+    from hpcpool.bash import BashResult
+    from hpcpool.config import Config, NodePool
+    from hpcpool.errors import (
+        BashError,
+        BashTimeout,
+        BrokenPool,
+        ConfigError,
+        DependencyError,
+        HPCPoolError,
+        MissingOutputs,
+        NodeLost,
+        PayloadError,
+        RemoteError,
+        TaskKilled,
+        TaskTimeout,
+        UnsharableError,
+        WorkerCrashed,
+    )
+    from hpcpool.executor import ExecutorView, HPCPoolExecutor
+    from hpcpool.processes.task_future import TaskFuture, TaskInfo
 
 __all__ = [
     "BashError",
@@ -46,3 +54,39 @@ __all__ = [
     "WorkerCrashed",
     "__version__",
 ]
+
+_HOMES = {
+    "BashError": "hpcpool.errors",
+    "BashResult": "hpcpool.bash",
+    "BashTimeout": "hpcpool.errors",
+    "BrokenPool": "hpcpool.errors",
+    "Config": "hpcpool.config",
+    "ConfigError": "hpcpool.errors",
+    "DependencyError": "hpcpool.errors",
+    "ExecutorView": "hpcpool.executor",
+    "HPCPoolError": "hpcpool.errors",
+    "HPCPoolExecutor": "hpcpool.executor",
+    "MissingOutputs": "hpcpool.errors",
+    "NodeLost": "hpcpool.errors",
+    "NodePool": "hpcpool.config",
+    "PayloadError": "hpcpool.errors",
+    "RemoteError": "hpcpool.errors",
+    "TaskFuture": "hpcpool.processes.task_future",
+    "TaskInfo": "hpcpool.processes.task_future",
+    "TaskKilled": "hpcpool.errors",
+    "TaskTimeout": "hpcpool.errors",
+    "UnsharableError": "hpcpool.errors",
+    "WorkerCrashed": "hpcpool.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -310,20 +310,18 @@ class HPCPoolExecutor(_Calls):
     def _submit(self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any) -> TaskFuture[T]:
         client = self._client or self._start()
         self._check_open()
-        if not options.name:
-            options = options._replace(name=_name_of(fn))
-        future: TaskFuture[T] = client.new_future(options)
+        future: TaskFuture[T] = client.new_future(options.name or _name_of(fn))
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
-            future._finish(outcomes.raising(error), failed=True)
+            future._finish(outcomes.raising(error))
         else:
             client.submit(future, call, options, dependencies, blobs)
         return future
 
     def _pickle(
         self, fn: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[Payload, list[Future[Any]], tuple[Blob, ...]]:
+    ) -> tuple[Payload, Sequence[Future[Any]], tuple[Blob, ...]]:
         function = function_within(fn)
         if function is None:
             return (*pickle_call(fn, args, kwargs), ())

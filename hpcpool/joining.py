@@ -29,7 +29,7 @@ def _run(future: TaskFuture[Any], fn: Callable[..., Any], args: Any, kwargs: Any
     try:
         returned = fn(*with_results(args), **with_results(kwargs))
     except BaseException as error:  # noqa: BLE001 - the user's function may raise anything
-        future._finish(outcomes.raising(error), failed=True)
+        future._finish(outcomes.raising(error))
         return
     _when_done(future, list(futures_in(returned)), lambda: future.set_result(with_results(returned)), inner=True)
 
@@ -48,12 +48,12 @@ def _when_done(
         nonlocal left
         if done.cancelled():
             if not future.cancel() and not future.done():
-                future._finish(outcomes.raising(outcomes.cancelled_inside(future, done)), failed=True)
+                future._finish(outcomes.raising(outcomes.cancelled_inside(future, done)))
             future._acknowledge_cancel()
             return
         if (error := done.exception()) is not None:
             if inner:  # what fn returned: its failure is the result
-                future._finish(outcomes.raising(error), failed=True)
+                future._finish(outcomes.raising(error))
             else:
                 outcomes.fail_by_dependency(future, done)
             return

@@ -1,5 +1,5 @@
-"""The client: the user's side of a pool. One I/O thread owns the ZeroMQ socket; other threads only put things in its
-inbox and wake it.
+"""The client: the user's side of a pool. One I/O thread reads the stream from the interchange; other threads put things
+in its inbox and wake it, or, when the pool has nothing to do, send a call themselves: that saves a hand-over.
 
 The thread completes futures, keeps calls that wait for others, and tells the interchange what to do. It never opens a
 payload for its own purposes and never raises into user code; callbacks of futures run in it, as they do in
@@ -11,14 +11,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import select
+import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
-
-import zmq
 
 from hpcpool.config import Config
 from hpcpool.core.dependencies import Dependencies
@@ -28,7 +27,7 @@ from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.blob_ledger import BlobLedger
 from hpcpool.processes.interchange_process import InterchangeProcess
 from hpcpool.processes.task_future import TaskFuture
-from hpcpool.processes.ticket import SENT, CallOptions, Ticket, ticket_info
+from hpcpool.processes.ticket import SENT, CallOptions, Ticket
 from hpcpool.wire.functions import Blob
 from hpcpool.wire.messages import (
     Broken,
@@ -80,9 +79,11 @@ class Client:
         self._tickets: dict[int, Ticket] = {}
         self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
+        self._stream = self._interchange.stream
         self._out: list[Any] = [hello(), setup]
         self._out_frames: list[Any] = []
         self._blobs = BlobLedger()
+        #: Tasks at the interchange or beyond.
         self._in_flight = 0
         self._in_flight_bytes = 0
         self._window = _WINDOW_LEAST
@@ -90,8 +91,10 @@ class Client:
         self._closing = False
         self._stop_signal = 0
         self._forked = False
-        #: Held while a ticket is put in and while the pool closes or breaks: no ticket can slip in behind the end.
-        self._door = threading.Lock()
+        #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind the end; and
+        #: while anything is sent, with what is counted about it. An RLock: the garbage collector may drop the executor,
+        #: and so call `close`, while this thread holds it.
+        self._door = threading.RLock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
         lifecycle.add(self)
@@ -121,9 +124,9 @@ class Client:
         """Why the pool cannot go on; False if it can."""
         return self._broken.reason if self._broken is not None else False
 
-    def new_future(self, options: CallOptions) -> TaskFuture[Any]:
+    def new_future(self, name: str) -> TaskFuture[Any]:
         """Return the future of a call that is about to be submitted (or that fails before it can be)."""
-        return TaskFuture(options.name, self, next(self._ids))
+        return TaskFuture(name, self, next(self._ids))
 
     def submit(
         self,
@@ -134,12 +137,21 @@ class Client:
         blobs: tuple[Blob, ...] = (),
     ) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
-        ticket = Ticket(future._task, future, call, options, blobs, queued_at=time.time())
+        ticket = Ticket(future, call, options, blobs)
         if dependencies:
             self._look_at_dependencies(ticket, dependencies)
         with self._door:
             self.check_open()
-            self._put(ticket)
+            if self._asleep and self._in_flight < self._workers and self._is_idle(ticket):
+                self._tickets[ticket.id] = ticket
+                self._write(ticket)
+                self._write_out()
+            else:
+                self._put(ticket)
+
+    def _is_idle(self, ticket: Ticket) -> bool:
+        """True when this ticket could go out at once without overtaking another or waiting for room."""
+        return not (ticket.waiting or self._inbox or self._ready or self._out or self._stream.wants_to_write)
 
     def cancel(self, task: int) -> None:
         """The user has cancelled this task's future."""
@@ -147,7 +159,7 @@ class Client:
 
     def kill(self, task: int) -> None:
         """End this task although it runs."""
-        self._put(lambda: self._out.append(Kill(task)) if task in self._tickets else None)
+        self._put(lambda: self._tell(Kill(task)) if task in self._tickets else None)
 
     def close(self, *, cancel_futures: bool = False) -> None:
         """Take no more calls; stop everything when the pending ones have finished. Does not wait.
@@ -176,7 +188,7 @@ class Client:
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
         self._forked = True
-        self._door = threading.Lock()
+        self._door = threading.RLock()
         self._interchange.after_fork()
 
     def _put(self, item: Ticket | Callable[[], None]) -> None:
@@ -195,6 +207,8 @@ class Client:
             if dependency.done() and not dependency.cancelled() and dependency.exception() is None:
                 ticket.parts[index] = _payload_of(dependency)
             else:
+                if ticket.waiting is None:
+                    ticket.waiting = {}
                 ticket.waiting[dependency] = index
 
     def _broken_error(self) -> BrokenPool:
@@ -205,18 +219,12 @@ class Client:
 
     def _run(self) -> None:
         try:
-            with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-                self._socket = socket
-                socket.setsockopt(zmq.SNDHWM, 0)  # bounded by the window, not by blocking
-                socket.setsockopt(zmq.RCVHWM, 0)
-                socket.setsockopt(zmq.LINGER, 0)
-                socket.connect(self._interchange.address)
-                try:
-                    self._loop()
-                except Exception as error:
-                    log.exception("the client's I/O thread failed")
-                    self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
-                self._farewell()
+            try:
+                self._loop()
+            except Exception as error:
+                log.exception("the client's I/O thread failed")
+                self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
+            self._farewell()
         finally:
             self._done.set()
             lifecycle.remove(self)
@@ -224,28 +232,31 @@ class Client:
             os.close(self._wake_write)
 
     def _loop(self) -> None:
-        poller = zmq.Poller()
-        for readable in (self._socket, self._wake_read, self._interchange.lifeline):
-            poller.register(readable, zmq.POLLIN)
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._stream, select.POLLIN)
+        was_full = False
+        self._send()
         while not self._is_over():
+            if self._stream.wants_to_write != was_full:
+                was_full = not was_full
+                poll.modify(self._stream, select.POLLIN | (select.POLLOUT if was_full else 0))
             self._asleep = True
-            patience_ms = 0 if self._inbox or (self._ready and self._has_room()) else None
-            ready = dict(poller.poll(patience_ms))
+            has_work = self._inbox or (self._ready and self._has_room() and not was_full)
+            for descriptor, _ in poll.poll(0 if has_work else None):
+                if descriptor == self._wake_read:
+                    os.read(self._wake_read, 4096)
             self._asleep = False
-            if self._wake_read in ready:
-                os.read(self._wake_read, 4096)
-            if self._socket in ready:
-                self._receive()
-            if self._interchange.lifeline in ready and self._broken is None:
-                self._receive()
+            self._receive()
+            if not self._stream.is_open and self._broken is None:
                 self._break(Broken(self._interchange.obituary()))
             self._read_inbox()
             self._send()
 
     def _is_over(self) -> bool:
         if self._broken is not None:
-            self._read_inbox()
-            return not self._inbox
+            self._read_inbox()  # from now on nothing is put in but cancellations
+            return True
         return self._closing and not self._tickets and not self._inbox
 
     def _read_inbox(self) -> None:
@@ -266,19 +277,23 @@ class Client:
             return
         self._tickets[ticket.id] = ticket
         if ticket.waiting:
-            self._wait_for_dependencies(ticket)
+            self._wait_for_dependencies(ticket, ticket.waiting)
         else:
             self._ready.push(ticket, ticket.options.priority)
 
     # -- dependencies --
 
-    def _wait_for_dependencies(self, ticket: Ticket) -> None:
+    def _wait_for_dependencies(self, ticket: Ticket, waiting: dict[Future[Any], int]) -> None:
         missing = []
-        for dependency in list(ticket.waiting):
+        for dependency in list(waiting):
             if self._is_mine(dependency) or not dependency.done():
                 missing.append(dependency)
-            elif not self._take_result(ticket, dependency):
+            elif dependency.cancelled() or dependency.exception() is not None:
+                self._end_by_dependency(ticket, dependency)
+                self._settle_dependents(ticket.future, None)
                 return
+            else:
+                ticket.parts[waiting.pop(dependency)] = _payload_of(dependency)
         if not missing:
             self._ready.push(ticket, ticket.options.priority)
             return
@@ -304,20 +319,12 @@ class Client:
                 payload = error
         self._put(lambda: self._settle_dependents(future, payload))
 
-    def _take_result(self, ticket: Ticket, dependency: Future[Any]) -> bool:
-        """Put a finished dependency's result in its place; False if that ended the call instead."""
-        if dependency.cancelled() or dependency.exception() is not None:
-            self._end_by_dependency(ticket, dependency)
-            self._settle_dependents(ticket.future, None)
-            return False
-        ticket.parts[ticket.waiting.pop(dependency)] = _payload_of(dependency)
-        return True
-
     def _settle_dependents(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
         """Go on with the calls that waited for a future: with its result, or without it all the way down."""
         if isinstance(payload, Payload):
             for ticket in self._graph.dependents(future):
-                ticket.parts[ticket.waiting.pop(future)] = payload
+                if ticket.waiting is not None:
+                    ticket.parts[ticket.waiting.pop(future)] = payload
             for ticket in self._graph.done(future):
                 self._ready.push(ticket, ticket.options.priority)
             return
@@ -328,7 +335,7 @@ class Client:
                 self._graph.remove(ticket)
                 if payload is not None:
                     self._drop(ticket)
-                    ticket.future._finish(outcomes.raising(payload), failed=True)
+                    ticket.future._finish(outcomes.raising(payload))
                 else:
                     self._end_by_dependency(ticket, cause)
                 fallen.append(ticket.future)
@@ -347,19 +354,28 @@ class Client:
     def _has_room(self) -> bool:
         return self._in_flight < self._window and self._in_flight_bytes < _WINDOW_BYTES
 
+    def _tell(self, message: Any) -> None:
+        """Have a message sent with the next batch."""
+        with self._door:
+            self._out.append(message)
+
     def _send(self) -> None:
-        """Send what is ready, as one message for each batch."""
-        while self._ready and self._has_room() and len(self._out) < _BATCH:
-            ticket = self._ready.pop()
-            if ticket.id in self._tickets:
-                self._write(ticket)
-        if self._out and self._broken is None:
-            if self._out_frames:
-                self._socket.send_multipart([encode(self._out), *self._out_frames], copy=False)
-                self._out_frames = []
-            else:
-                self._socket.send(encode(self._out))
-            self._out = []
+        """Send what is ready, as far as there is room, a message for each batch."""
+        with self._door:
+            while self._ready and self._has_room() and not self._stream.wants_to_write:
+                ticket = self._ready.pop()
+                if ticket.id in self._tickets:
+                    self._write(ticket)
+                    if len(self._out) >= _BATCH:
+                        self._write_out()
+            self._write_out()
+
+    def _write_out(self) -> None:
+        if self._out:
+            self._stream.send(encode(self._out), self._out_frames)
+            self._out, self._out_frames = [], []
+        elif self._stream.wants_to_write:
+            self._stream.flush()
 
     def _write(self, ticket: Ticket) -> None:
         options = ticket.options
@@ -391,13 +407,9 @@ class Client:
     # -- receiving --
 
     def _receive(self) -> None:
-        while True:
+        for header, frames in self._stream.receive():
             try:
-                header, *frames = self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
-            try:
-                batch = deal_frames(to_client.decode(header.buffer), [frame.buffer for frame in frames])
+                batch = deal_frames(to_client.decode(header), frames)
             except MessageError as error:
                 self._break(Broken(f"the interchange sent a malformed message: {error}"))
                 return
@@ -430,36 +442,35 @@ class Client:
         if ticket is None:
             return  # cancelled in the meantime
         self._landed(ticket)
-        payloads: list[Payload] = []
-        if outcome.status in (Status.OK, Status.FAILED, Status.PAYLOAD_ERROR):
-            payloads = unpack(outcome.data, outcome.layout, frames)
-        info = ticket_info(ticket, outcome)
+        future = ticket.future
+        payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
         if outcome.status == Status.OK:
-            self._drop(ticket)
-            payload = payloads[0]
-            # Before the future is done: whoever opens its result may let go of what came.
-            waiting = self._graph.dependents(ticket.future) if self._graph else ()
-            if ticket.future._finish(outcomes.result(payload), failed=False, payload=payload, info=info) or waiting:
-                self._settle_dependents(ticket.future, payload)
+            del self._tickets[ticket.id]
+            outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
+            future._succeed(payloads[0], outcome)
+            if self._graph:
+                self._settle_dependents(future, payloads[0])
             return
-        opener = outcomes.failure(outcome, payloads, info)
-        if ticket.attempt <= ticket.options.retries and outcomes.may_retry(outcome, opener, ticket.options.retry_on):
-            ticket.attempt += 1
+        opener = outcomes.failure(outcome, payloads, future._name)
+        future._outcome = outcome
+        if future._attempt <= ticket.options.retries and outcomes.may_retry(outcome, opener, ticket.options.retry_on):
+            future._attempt += 1
             self._ready.push(ticket, ticket.options.priority)
             return
         self._drop(ticket)
-        ticket.future._finish(opener, failed=True, info=info)
+        future._finish(opener, outcome)
         if self._graph:
-            self._settle_dependents(ticket.future, None)
+            self._settle_dependents(future, None)
 
     def _landed(self, ticket: Ticket) -> None:
         """A ticket that was on its way is here again."""
         if ticket.sent_bytes:
-            self._in_flight -= 1
-            self._in_flight_bytes -= ticket.sent_bytes
-            ticket.sent_bytes = 0
-            if ticket.blobs:
-                self._out += self._blobs.release(ticket.blobs)
+            with self._door:
+                self._in_flight -= 1
+                self._in_flight_bytes -= ticket.sent_bytes
+                ticket.sent_bytes = 0
+                if ticket.blobs:
+                    self._out += self._blobs.release(ticket.blobs)
 
     def _drop(self, ticket: Ticket) -> None:
         """Forget a ticket that is over."""
@@ -474,7 +485,7 @@ class Client:
         if ticket is None:
             return
         if ticket.sent_bytes and self._broken is None:
-            self._out.append(Cancel(task))
+            self._tell(Cancel(task))
         self._give_up(task)
 
     def _give_up(self, task: int) -> None:
@@ -497,7 +508,7 @@ class Client:
         for ticket in [ticket for ticket in self._tickets.values() if not ticket.sent_bytes and ticket.id > keep]:
             self._give_up(ticket.id)
         if self._tickets:
-            self._out.append(Withdraw(keep))
+            self._tell(Withdraw(keep))
 
     def _break(self, broken: Broken) -> None:
         """The pool cannot go on: every pending future gets an error of its own."""
@@ -513,13 +524,17 @@ class Client:
     def _finish_broken(self, ticket: Ticket) -> None:
         assert self._broken is not None
         ticket.future._acknowledge_cancel()
-        ticket.future._finish(outcomes.broken(self._broken), failed=True, info=ticket_info(ticket, None))
+        ticket.future._finish(outcomes.broken(self._broken))
 
     def _farewell(self) -> None:
         """Tell the interchange to stop and wait until everything of it has gone."""
-        number = self._stop_signal or (9 if self._broken is not None else 0)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.send(encode([*self._out, Stop(number)] if self._broken is None else [Stop(number)]))
+        number = self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)
+        with self._door:
+            self._out.append(Stop(number))
+            self._write_out()
+        while self._stream.wants_to_write and self._stream.is_open:
+            select.select([], [self._stream], [])
+            self._stream.flush()
         self._interchange.wait_until_gone()
 
 

@@ -1,8 +1,8 @@
 """The interchange: between one client and the managers. One event loop in the main thread, block control in another.
 
-It owns two ZeroMQ sockets (one to the client, one to all managers) and never opens a payload. Who gets which task is
-decided by `core.scheduler`. It ends when the client tells it to or goes: every block is cancelled first, and the run
-directory is removed last.
+It owns the stream to the client and the ZeroMQ socket to all managers, and never opens a payload. Who gets which task
+is decided by `core.scheduler`. It ends when the client tells it to or goes: every block is cancelled first, and the
+run directory is removed last.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -57,6 +58,7 @@ from hpcpool.wire.messages import (
     from_client,
     from_manager,
 )
+from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import disagreement, hello
 
 log = logging.getLogger(__name__)
@@ -70,11 +72,11 @@ _KILL_S = 0.5
 
 
 def main(argv: list[str]) -> None:
-    """Serve a client: run directory and three inherited descriptors: the lifeline, the user's stderr, the census."""
-    directory, lifeline, user_stderr, census = argv
+    """Serve a client: run directory, and three descriptors: the client's stream, the user's stderr, the census."""
+    directory, client, user_stderr, census = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
-    Interchange(directory, int(lifeline), int(user_stderr), int(census)).run()
+    Interchange(directory, int(client), int(user_stderr), int(census)).run()
 
 
 @dataclass(slots=True)
@@ -93,11 +95,11 @@ class _Manager:
 class Interchange:
     """The event loop and its state."""
 
-    def __init__(self, directory: str, lifeline: int, user_stderr: int, census: int) -> None:
+    def __init__(self, directory: str, client: int, user_stderr: int, census: int) -> None:
         self._directory = directory
         with open(os.path.join(directory, "config.json"), "rb") as file:
             self._config = Config.from_json(file.read())
-        self._lifeline = lifeline
+        self._client = Stream(socket.socket(fileno=client))
         self._hello = hello()
         self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
@@ -117,11 +119,10 @@ class Interchange:
         self._descriptors = (user_stderr, lifeline_read, census)
         self._control: BlockControl | None = None
         self._context = zmq.Context()
-        self._client = self._bind(zmq.DEALER, "client.sock")
-        self._peers = self._bind(zmq.ROUTER, "managers.sock")
+        self._peers = self._bind("managers.sock")
 
-    def _bind(self, kind: int, name: str) -> zmq.Socket[bytes]:
-        bound = self._context.socket(kind)
+    def _bind(self, name: str) -> zmq.Socket[bytes]:
+        bound = self._context.socket(zmq.ROUTER)
         bound.setsockopt(zmq.SNDHWM, 0)  # bounded by the tasks in flight, not by dropping or blocking
         bound.setsockopt(zmq.RCVHWM, 0)
         bound.setsockopt(zmq.LINGER, 200)
@@ -131,21 +132,26 @@ class Interchange:
     def run(self) -> None:
         """Serve until the client says stop or is gone and no block is left."""
         poller = zmq.Poller()
-        for readable in (self._client, self._peers, self._lifeline, self._wake_read):
+        for readable in (self._peers, self._wake_read, self._client):
             poller.register(readable, zmq.POLLIN)
+        was_full = False
         try:
             while not self._finished:
+                if self._client.is_open and self._client.wants_to_write != was_full:
+                    was_full = not was_full
+                    poller.modify(self._client, zmq.POLLIN | (zmq.POLLOUT if was_full else 0))
                 ready = dict(poller.poll(self._patience_ms()))
-                if self._client in ready:
+                if self._client.is_open and self._client.fileno() in ready:
+                    self._client.flush()
                     self._hear_client()
+                    if not self._client.is_open:
+                        poller.unregister(self._client)
+                        log.info("client gone")
+                        self._stop(signal.SIGKILL)
                 if self._peers in ready:
                     self._hear_managers()
                 if self._wake_read in ready:
                     self._hear_block_control()
-                if self._lifeline in ready:
-                    poller.unregister(self._lifeline)
-                    log.info("client gone")
-                    self._stop(signal.SIGKILL)
                 self._look_at_silence()
                 self._dispatch()
                 self._flush()
@@ -160,13 +166,9 @@ class Interchange:
     # -- the client --
 
     def _hear_client(self) -> None:
-        for _ in range(_TURN):
+        for header, frames in self._client.receive():
             try:
-                header, *frames = self._client.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
-            try:
-                batch = deal_frames(from_client.decode(header.buffer), [frame.buffer for frame in frames])
+                batch = deal_frames(from_client.decode(header), frames)
             except MessageError as error:
                 log.error("client sent a malformed message: %s", error)
                 self._to_client.append(Broken(f"the interchange could not read the client's message: {error}"))
@@ -241,12 +243,9 @@ class Interchange:
             self._announced = offered
             self._to_client.append(Capacity(*offered))
         if self._to_client:
-            if self._frames_to_client:
-                self._client.send_multipart([encode(self._to_client), *self._frames_to_client], copy=False)
-                self._frames_to_client = []
-            else:
-                self._client.send(encode(self._to_client))
-            self._to_client = []
+            if self._client.is_open:
+                self._client.send(encode(self._to_client), self._frames_to_client)
+            self._to_client, self._frames_to_client = [], []
 
     # -- managers --
 

@@ -13,6 +13,7 @@ from multiprocessing import spawn
 
 from hpcpool.config import Config
 from hpcpool.errors import ConfigError
+from hpcpool.wire.stream import Stream
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
 _SOCKET_PATH_BYTES = 103
@@ -39,12 +40,13 @@ class InterchangeProcess:
 
     def _start(self) -> None:
         # Either side reads its end's EOF when the other dies, however it dies.
-        self.lifeline, their_lifeline = socket.socketpair()
+        end, their_end = socket.socketpair()
+        self.stream = Stream(end)
         # Held open by every process of the pool on this host: its EOF means that the last of them has gone.
         self._census, their_census = os.pipe()
         user_stderr = _duplicate_stderr()
         start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-        inherited = (their_lifeline.fileno(), user_stderr, their_census)
+        inherited = (their_end.fileno(), user_stderr, their_census)
         executable = os.fsdecode(spawn.get_executable())
         try:
             with open(self._log_path, "wb") as log_file:
@@ -56,18 +58,13 @@ class InterchangeProcess:
                     start_new_session=True,  # Ctrl-C in the user's terminal is the client's affair
                 )
         except BaseException:
-            self.lifeline.close()
+            self.stream.close()
             os.close(self._census)
             raise
         finally:
-            their_lifeline.close()
+            their_end.close()
             os.close(user_stderr)
             os.close(their_census)
-
-    @property
-    def address(self) -> str:
-        """Where the interchange listens for the client."""
-        return f"ipc://{os.path.join(self.directory, 'client.sock')}"
 
     @property
     def _log_path(self) -> str:
@@ -89,13 +86,13 @@ class InterchangeProcess:
             self._process.kill()
             self._process.wait()
         self._wait_for_census()
-        self.lifeline.close()
+        self.stream.close()
         os.close(self._census)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def after_fork(self) -> None:
         """In a forked child: close our end, so that the parent's death is still seen."""
-        self.lifeline.close()
+        self.stream.close()
 
     def _wait_for_census(self) -> None:
         deadline = time.monotonic() + _AFTERMATH_S

@@ -8,50 +8,39 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed
-from hpcpool.processes.task_future import TaskFuture, TaskInfo
-from hpcpool.wire.failures import pickle_failure, remote_traceback, unpickle_failure, unpickle_payload_error
+from hpcpool.processes.task_future import Opener, TaskFuture
+from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
-from hpcpool.wire.payload import Payload, unpickle
+from hpcpool.wire.payload import Payload
 
-Opener = Callable[[], tuple[Any, BaseException | None]]
 #: A chain of failed dependencies is named up to this many calls.
 _NAMED_CALLS = 5
 
 
-def result(payload: Payload) -> Opener:
-    """Open a call's result; if it cannot be unpickled, that is the outcome."""
-
-    def opener() -> tuple[Any, BaseException | None]:
-        try:
-            return unpickle(payload), None
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
-            return None, unpickle_payload_error(pickle_failure(error), "the result cannot be unpickled")
-
-    return opener
-
-
-def failure(outcome: Outcome, payloads: list[Payload], info: TaskInfo) -> Opener:
+def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
     """Open what a failed call left behind."""
+
+    lost = outcome.data.decode(errors="replace") if outcome.status == Status.LOST else ""
 
     def opener() -> tuple[Any, BaseException | None]:
         match outcome.status:
             case Status.FAILED:
                 return None, unpickle_failure(payloads[0])
             case Status.PAYLOAD_ERROR:
-                return None, unpickle_payload_error(payloads[0], f"the call of {info.name} cannot be unpickled")
+                return None, unpickle_payload_error(payloads[0], f"the call of {name} cannot be unpickled")
             case Status.TIMED_OUT:
-                return None, TaskTimeout(f"{info.name} ran longer than its timeout on {outcome.host} and was ended")
+                return None, TaskTimeout(f"{name} ran longer than its timeout on {outcome.host} and was ended")
             case Status.KILLED:
-                return None, TaskKilled(f"{info.name} was ended by kill()")
+                return None, TaskKilled(f"{name} was ended by kill()")
             case Status.LOST:
-                return None, NodeLost(f"{info.name}: {bytes(outcome.data).decode(errors='replace')}")
+                return None, NodeLost(f"{name}: {lost}")
             case _:
-                return None, _crash_error(outcome, info)
+                return None, _crash_error(outcome, name)
 
     return opener
 
 
-def _crash_error(outcome: Outcome, info: TaskInfo) -> WorkerCrashed:
+def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
     crash = outcome.crash or Crash(0, 0, False, "")
     if crash.signal:
         how = f"was killed by {signal.Signals(crash.signal).name}"
@@ -59,7 +48,7 @@ def _crash_error(outcome: Outcome, info: TaskInfo) -> WorkerCrashed:
             how += ", as the system ran out of memory"
     else:
         how = f"ended with exit code {crash.exit_code}"
-    text = f"the worker (pid {outcome.pid} on {outcome.host}) {how} while it ran {info.name}"
+    text = f"the worker (pid {outcome.pid} on {outcome.host}) {how} while it ran {name}"
     if crash.stderr_tail.strip():
         text += f"; the last it wrote to stderr:\n{crash.stderr_tail.rstrip()}"
     return WorkerCrashed(
@@ -107,7 +96,7 @@ def broken(reason: Broken) -> Opener:
 
 def cancelled_inside(future: TaskFuture[Any], cancelled: Future[Any]) -> DependencyError:
     """Return the error of a join whose running function returned a future that was cancelled."""
-    error = DependencyError(f"{future.info.name} returned a future that was cancelled")
+    error = DependencyError(f"{future._name} returned a future that was cancelled")
     error.__cause__ = CancelledError()
     return error
 
@@ -118,17 +107,17 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
     above: tuple[str, ...] = ()
     if isinstance(cause, TaskFuture):
         root = cause._root or cause
-        above = cause._chain or (cause.info.name,)
+        above = cause._chain or (cause._name,)
     future._root = root
-    future._chain = (*above, future.info.name) if len(above) <= _NAMED_CALLS else (*above[:2], "…", future.info.name)
+    future._chain = (*above, future._name) if len(above) <= _NAMED_CALLS else (*above[:2], "…", future._name)
 
     def opener() -> tuple[Any, BaseException | None]:
         original = root.exception()
-        text = f"{future.info.name} was not run: a call that it depends on failed"
+        text = f"{future._name} was not run: a call that it depends on failed"
         if len(future._chain) > 1:
             text += f" ({' -> '.join(future._chain)})"
         error = DependencyError(f"{text}: {type(original).__name__}: {original}")
         error.__cause__ = original
         return None, error
 
-    future._finish(opener, failed=True)
+    future._finish(opener)

@@ -6,13 +6,16 @@ never opened, and a result that other calls depend on travels on as it came.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from hpcpool.wire.payload import Payload
+from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
+from hpcpool.wire.messages import Outcome
+from hpcpool.wire.payload import Payload, unpickle
 
 T = TypeVar("T")
 
@@ -41,6 +44,17 @@ class TaskInfo:
     peak_memory_bytes: int | None = None
 
 
+Opener = Callable[[], tuple[Any, BaseException | None]]
+
+
+def open_result(payload: Payload) -> tuple[Any, BaseException | None]:
+    """Open a call's result; if it cannot be unpickled, that is the outcome."""
+    try:
+        return unpickle(payload), None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
+        return None, unpickle_payload_error(pickle_failure(error), "the result cannot be unpickled")
+
+
 class Controller(Protocol):
     """What a future needs of the client that made it."""
 
@@ -55,7 +69,9 @@ class TaskFuture(Future[T], Generic[T]):
     """A call's future: all of `concurrent.futures.Future`, and `kill()` and `info`."""
 
     def __init__(self, name: str = "", controller: Controller | None = None, task: int = 0) -> None:
-        self._open: Callable[[], tuple[Any, BaseException | None]] | None = None
+        #: Makes value and error when somebody first asks; None: they are there, or `_payload` is the value's.
+        self._opener: Opener | None = None
+        self._is_sealed = False
         self._value: Any = None
         self._error: BaseException | None = None
         #: The result as it came, while it can be passed on as it is.
@@ -65,13 +81,31 @@ class TaskFuture(Future[T], Generic[T]):
         self._chain: tuple[str, ...] = ()
         self._controller = controller
         self._task = task
-        self._info = TaskInfo(name)
+        self._name = name
+        self._attempt = 1
+        self._queued_at = time.time()
+        #: The last outcome, without its payload.
+        self._outcome: Outcome | None = None
         super().__init__()
 
     @property
     def info(self) -> TaskInfo:
         """What is known of the call by now (`TaskInfo`)."""
-        return self._info
+        outcome = self._outcome
+        if outcome is None:
+            return TaskInfo(self._name, attempt=self._attempt, queued_at=self._queued_at)
+        has_run = outcome.started_at > 0
+        return TaskInfo(
+            self._name,
+            host=outcome.host or None,
+            pid=outcome.pid or None,
+            attempt=self._attempt,
+            queued_at=self._queued_at,
+            started_at=outcome.started_at if has_run else None,
+            ended_at=outcome.started_at + outcome.elapsed_s if has_run else None,
+            cpu_s=outcome.cpu_s if has_run else None,
+            peak_memory_bytes=outcome.peak_memory_bytes or None,
+        )
 
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks."""
@@ -105,30 +139,31 @@ class TaskFuture(Future[T], Generic[T]):
 
     # -- for the client --
 
-    def _finish(
-        self,
-        opener: Callable[[], tuple[Any, BaseException | None]],
-        *,
-        failed: bool,
-        payload: Payload | None = None,
-        info: TaskInfo | None = None,
-    ) -> bool:
-        """Complete the future with what `opener` will give; False if it was cancelled (or completed) before."""
+    def _succeed(self, payload: Payload, outcome: Outcome) -> bool:
+        """Complete the future with a result as it came; False if it was cancelled (or completed) before."""
+        return self._complete(None, payload, outcome)
+
+    def _finish(self, opener: Opener, outcome: Outcome | None = None) -> bool:
+        """Fail the future with what `opener` will give; False if it was cancelled (or completed) before."""
+        return self._complete(opener, None, outcome)
+
+    def _complete(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
         with self._condition:
             if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
                 return False
-            self._open, self._payload = opener, payload
-            if info is not None:
-                self._info = info
+            self._opener, self._payload, self._is_sealed = opener, payload, True
+            if outcome is not None:
+                self._outcome = outcome
             self._state = FINISHED
             for waiter in self._waiters:
-                if failed:
+                if opener is not None:
                     waiter.add_exception(self)
                 else:
                     waiter.add_result(self)
             self._condition.notify_all()
         self._controller = None
-        self._invoke_callbacks()  # type: ignore[attr-defined]
+        if self._done_callbacks:  # type: ignore[attr-defined]
+            self._invoke_callbacks()  # type: ignore[attr-defined]
         return True
 
     def _start(self) -> None:
@@ -142,20 +177,27 @@ class TaskFuture(Future[T], Generic[T]):
         if self._state == CANCELLED:
             self.set_running_or_notify_cancel()
 
-    def _materialise(self) -> None:
-        """Open the outcome, once; called with the future's lock held or after it has finished."""
+    def _unseal(self) -> None:
+        """Open the outcome, once."""
         with self._condition:
-            opener, self._open = self._open, None
+            if not self._is_sealed:
+                return
+            self._is_sealed = False
+            opener, payload = self._opener, self._payload
+            self._opener = None
             if opener is not None:
                 self._value, self._error = opener()
-                if self._payload is not None and len(self._payload.data) > _KEPT_BYTES:
+            elif payload is not None:
+                self._value, self._error = open_result(payload)
+                if len(payload.data) > _KEPT_BYTES:
                     self._payload = None
 
     # Future keeps its outcome in these two attributes; here they are opened when they are looked at.
 
     @property
     def _result(self) -> Any:
-        self._materialise()
+        if self._is_sealed:
+            self._unseal()
         return self._value
 
     @_result.setter
@@ -164,7 +206,8 @@ class TaskFuture(Future[T], Generic[T]):
 
     @property
     def _exception(self) -> BaseException | None:
-        self._materialise()
+        if self._is_sealed:
+            self._unseal()
         return self._error
 
     @_exception.setter

@@ -7,7 +7,7 @@ and never runs code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -278,11 +278,19 @@ class FrameError(MessageError):
     """The header names another number of frames than have come."""
 
 
-def deal_frames(batch: Iterable[Any], frames: Sequence[Frame]) -> list[tuple[Any, list[Frame]]]:
+_NO_FRAMES: list[Frame] = []
+
+
+def deal_frames(batch: Sequence[Any], frames: Sequence[Frame]) -> list[tuple[Any, list[Frame]]]:
     """Pair each message of a batch with the frames that belong to it.
 
     Raises `FrameError` when the numbers do not add up.
     """
+    if not frames:
+        for message in batch:
+            if getattr(message, "frames", 0):
+                raise FrameError(f"no frames came, {message.frames} were named")
+        return [(message, _NO_FRAMES) for message in batch]
     dealt, position = [], 0
     for message in batch:
         count = getattr(message, "frames", 0)

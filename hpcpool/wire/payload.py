@@ -7,6 +7,7 @@ value. A future met anywhere while pickling becomes a placeholder and is noted a
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -22,6 +23,9 @@ from hpcpool.wire import by_value
 OUT_OF_BAND_BYTES = 16 * 1024
 #: Pieces up to this many bytes travel inside the header.
 INLINE_BYTES = 16 * 1024
+
+#: In a pickle: something of `__main__` by reference, which a worker could not follow.
+_MAIN = b"__main__"
 
 Buffer = Any  # bytes, bytearray, memoryview or zmq.Frame
 
@@ -45,7 +49,7 @@ class PickledCall(NamedTuple):
     """A call ready to travel: its payload and the futures found among its arguments, in placeholder order."""
 
     payload: Payload
-    dependencies: list[Future[Any]]
+    dependencies: Sequence[Future[Any]]
 
 
 # -- packing ----------------------------------------------------------------------------------------------------------
@@ -108,6 +112,19 @@ class _NeedsValue(Exception):
     """Plain pickle met something that only cloudpickle can carry."""
 
 
+def _keep_in_band(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
+    """Say whether a buffer stays inside the pickle; note it in `buffers` if it does not."""
+    try:
+        raw = buffer.raw()
+    except BufferError:  # not contiguous: pickle copies it
+        return True
+    if raw.nbytes < OUT_OF_BAND_BYTES:
+        return True
+    # Arguments are captured at submit: what the caller changes in place later must not be seen by the call.
+    buffers.append(raw if raw.readonly else bytearray(raw))
+    return False
+
+
 class _Collector:
     """What both picklers gather besides bytes: large buffers and the futures met."""
 
@@ -116,18 +133,6 @@ class _Collector:
         self.futures: list[Future[Any]] = []
         self._placeholders: dict[int, int] = {}
         self.references = references
-
-    def keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
-        """Say whether a buffer stays inside the pickle; note it if it does not."""
-        try:
-            raw = buffer.raw()
-        except BufferError:  # not contiguous: pickle copies it
-            return True
-        if raw.nbytes < OUT_OF_BAND_BYTES:
-            return True
-        # Arguments are captured at submit: what the caller changes in place later must not be seen by the call.
-        self.buffers.append(raw if raw.readonly else bytearray(raw))
-        return False
 
     def placeholder(self, future: Future[Any]) -> tuple[Callable[..., Any], tuple[int]]:
         """Return what stands for a future in the pickle."""
@@ -141,7 +146,7 @@ class _PlainPickler(pickle.Pickler):
     """The fast way: refuses what must go by value instead of writing a reference that no worker can follow."""
 
     def __init__(self, file: io.BytesIO, found: _Collector) -> None:
-        super().__init__(file, 5, buffer_callback=found.keep_in_band)
+        super().__init__(file, 5, buffer_callback=functools.partial(_keep_in_band, found.buffers))
         self._found = found
 
     def reducer_override(self, obj: Any) -> Any:
@@ -166,7 +171,7 @@ class _ValuePickler(by_value.Pickler):
 
     @staticmethod
     def _buffer_callback(found: _Collector) -> Callable[[pickle.PickleBuffer], bool] | None:
-        return found.keep_in_band
+        return functools.partial(_keep_in_band, found.buffers)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Future):
@@ -175,6 +180,9 @@ class _ValuePickler(by_value.Pickler):
         if reference is not None:
             return reference
         return super().reducer_override(obj)
+
+
+_NO_REFERENCES: dict[int, Any] = {}
 
 
 def pickle_call(
@@ -188,29 +196,38 @@ def pickle_call(
     Raises whatever makes the arguments impossible to pickle (`SystemExit` becomes `PicklingError`).
     """
     try:
-        payload, found = _pickle((fn, args, kwargs), references or {})
+        payload, futures = _pickle((fn, args, kwargs), references or _NO_REFERENCES)
     except SystemExit as error:
         raise pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling") from error
-    return PickledCall(payload, found.futures)
+    return PickledCall(payload, futures)
 
 
 def pickle_value(value: Any) -> Payload:
     """Pickle a call's result, or any single object without futures in it."""
-    payload, found = _pickle(value, {})
-    if found.futures:
+    payload, futures = _pickle(value, _NO_REFERENCES)
+    if futures:
         raise TypeError("a future cannot be sent back as (part of) a result; return its value, or use join()")
     return payload
 
 
-def _pickle(obj: Any, references: dict[int, Any]) -> tuple[Payload, _Collector]:
+def _pickle(obj: Any, references: dict[int, Any]) -> tuple[Payload, Sequence[Future[Any]]]:
+    if not references and not by_value.has_registered_modules():
+        # By far the most calls: what plain pickle can do without being asked about any object.
+        buffers: list[Buffer] = []
+        try:
+            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(_keep_in_band, buffers))
+        except Exception:  # noqa: BLE001 - a future, a lambda, …: the thorough ways below know what to do
+            data = _MAIN
+        if _MAIN not in data:
+            return Payload(data, buffers), ()
     plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references)
     if plain is not None:
         return plain
     found = _Collector(references)
-    return Payload(_dump(_ValuePickler, obj, found), found.buffers), found
+    return Payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
 
 
-def _pickle_plainly(obj: Any, references: dict[int, Any]) -> tuple[Payload, _Collector] | None:
+def _pickle_plainly(obj: Any, references: dict[int, Any]) -> tuple[Payload, Sequence[Future[Any]]] | None:
     """Pickle without cloudpickle; None if that cannot be done."""
     found = _Collector(references)
     file = io.BytesIO()
@@ -219,7 +236,7 @@ def _pickle_plainly(obj: Any, references: dict[int, Any]) -> tuple[Payload, _Col
     except Exception:  # noqa: BLE001 - whatever stopped plain pickle, cloudpickle has the last word
         return None
     data = file.getvalue()
-    return (Payload(data, found.buffers), found) if b"__main__" not in data else None
+    return (Payload(data, found.buffers), found.futures) if _MAIN not in data else None
 
 
 def _dump(pickler: type[_ValuePickler], obj: Any, found: _Collector) -> bytes:

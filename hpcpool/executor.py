@@ -8,11 +8,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from typing_extensions import ParamSpec
 
-from hpcpool import joining, mapping
+from hpcpool import current, joining, mapping
 from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.config import Config, NodePool
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
@@ -48,6 +48,10 @@ class _Calls(Executor):
     @property
     def _pool(self) -> HPCPoolExecutor:
         raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        current.enter(self)  # type: ignore[arg-type]  # there are only the two executors below
+        return self
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
         """Have `fn(*args, **kwargs)` run in a worker.
@@ -389,6 +393,7 @@ class HPCPoolExecutor(_Calls):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
         """Shut down. After Ctrl-C what is pending is cancelled; a second Ctrl-C kills what runs."""
+        current.leave(self)
         cancel = kind is not None and issubclass(kind, KeyboardInterrupt)
         try:
             self.shutdown(wait=True, cancel_futures=cancel)
@@ -454,6 +459,11 @@ class ExecutorView(_Calls):
             for future in pending:
                 if not future.cancelled():
                     future.exception()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
+        """Shut the view down, and wait for the calls that were submitted through it."""
+        current.leave(self)
+        return super().__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
         given = {

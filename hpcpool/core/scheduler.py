@@ -57,6 +57,9 @@ class Scheduler:
     def __init__(self, loss_limit: int, rerun_lost: bool) -> None:
         self._loss_limit = loss_limit if rerun_lost else 0
         self._tasks: dict[int, _Task] = {}
+        #: How many tasks can run at once on all managers together, and how many they take in all.
+        self.slots = 0
+        self.limit = 0
         #: Queued tasks; may hold ids that are no longer queued, which are passed over.
         self._queue: PriorityQueue[int] = PriorityQueue()
         self._queued = 0
@@ -75,16 +78,6 @@ class Scheduler:
     def pending(self) -> int:
         """How many tasks are not finished."""
         return len(self._tasks)
-
-    @property
-    def slots(self) -> int:
-        """How many tasks can run at once, on all managers together."""
-        return sum(manager.slots for manager in self._managers.values())
-
-    @property
-    def limit(self) -> int:
-        """How many tasks the managers take in all."""
-        return sum(manager.limit for manager in self._managers.values())
 
     def manager_of(self, task: int) -> bytes | None:
         """Return who holds a task; None if nobody does."""
@@ -156,12 +149,16 @@ class Scheduler:
     def manager_joined(self, manager: bytes, slots: int, limit: int) -> None:
         """A manager offers its slots."""
         self._managers[manager] = _Manager(slots, limit)
+        self.slots += slots
+        self.limit += limit
         self._sort_in(manager)
 
     def capacity_changed(self, manager: bytes, slots: int, limit: int) -> None:
         """A manager takes more or fewer tasks than before."""
         known = self._managers.get(manager)
         if known is not None:
+            self.slots += slots - known.slots
+            self.limit += limit - known.limit
             known.slots, known.limit = slots, limit
             self._sort_in(manager)
 
@@ -170,6 +167,8 @@ class Scheduler:
         known = self._managers.pop(manager, None)
         if known is None:
             return []
+        self.slots -= known.slots
+        self.limit -= known.limit
         for group in (self._free, self._ahead, self._full):
             group.pop(manager, None)
         lost: list[int] = []

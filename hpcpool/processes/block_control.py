@@ -60,8 +60,8 @@ class Surroundings(NamedTuple):
 
     run_directory: str
     connection_file: str
-    #: Descriptors for managers on this host: the user's stderr, the lifeline, the census.
-    descriptors: tuple[int, int, int]
+    #: Descriptors for managers on this host: the user's stderr and the census.
+    descriptors: tuple[int, int]
 
 
 @dataclass
@@ -77,12 +77,20 @@ class _Block:
 
 
 class BlockControl:
-    """Started by `start`; every other method may be called from the interchange's thread at any time."""
+    """Started by `start`; every other method may be called from the interchange's thread at any time.
 
-    def __init__(self, config: Config, surroundings: Surroundings, report: Callable[[Event], None]) -> None:
+    Args:
+        pending: how many tasks are not finished; called in this thread, so it must only read one number.
+        report: takes an event; called in this thread, too.
+    """
+
+    def __init__(
+        self, config: Config, surroundings: Surroundings, pending: Callable[[], int], report: Callable[[Event], None]
+    ) -> None:
         self._config = config
         self._surroundings = surroundings
         self._report = report
+        self._count_pending = pending
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         self._drivers: dict[str, Driver] = {}
@@ -92,7 +100,6 @@ class BlockControl:
         self._failed_at: dict[str, float] = {}
         self._slots_per_block: dict[str, int] = {}
         self._start_failures = 0
-        self._pending = 0
         self._waiting_since: float | None = None
         self._warned = False
         self._stop_by: float | None = None
@@ -103,9 +110,9 @@ class BlockControl:
         """Start the thread, and with it the first blocks."""
         self._thread.start()
 
-    def load(self, pending: int) -> None:
-        """Tell how many tasks are not finished."""
-        self._ask(lambda: self._set_pending(pending))
+    def look(self) -> None:
+        """Tell that there may be too few blocks for the work."""
+        self._ask(_nothing)
 
     def registered(self, block: str, slots: int) -> None:
         """Tell that a manager of this block has come, with this many slots."""
@@ -172,7 +179,7 @@ class BlockControl:
                 self._start_block(pool, now)
             if decision.ask_again_at is not None:
                 ask_again = min(ask_again or decision.ask_again_at, decision.ask_again_at)
-        if self._pending and not any(block.registered for block in self._blocks.values()):
+        if self._count_pending() and not any(block.registered for block in self._blocks.values()):
             self._waiting_since = self._waiting_since or now
             self._warn_if_long(now)
         else:
@@ -187,7 +194,7 @@ class BlockControl:
             alive=sum(1 for block in self._blocks.values() if block.pool is pool),
             started=self._started.get(pool.name, 0),
             slots_per_block=self._slots_per_block.get(pool.name),
-            pending=self._pending,
+            pending=self._count_pending(),
             failures=self._failures.get(pool.name, 0),
             failed_at=self._failed_at.get(pool.name, 0.0),
         )
@@ -209,7 +216,7 @@ class BlockControl:
 
     def _request(self, pool: NodePool, driver: Driver, name: str, stderr: str) -> BlockRequest:
         start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-        descriptors = self._surroundings.descriptors if driver.is_local else (-1, -1, -1)
+        descriptors = self._surroundings.descriptors if driver.is_local else (-1, -1)
         command = (sys.executable, "-P", start, "manager", self._surroundings.connection_file, name)
         return BlockRequest(
             block_id=name,
@@ -266,9 +273,6 @@ class BlockControl:
 
     # -- requests, each run in the thread --
 
-    def _set_pending(self, pending: int) -> None:
-        self._pending = pending
-
     def _note_registered(self, name: str, slots: int) -> None:
         block = self._blocks.get(name)
         if block is not None:
@@ -317,5 +321,11 @@ class BlockControl:
             states.append(f"block {block.name} (job {block.job}) is {status.state.value} {status.reason}".strip())
         seen = "; ".join(states) or "no block has been started"
         self._report(
-            Warned(f"{self._pending} calls wait and no worker has come in {now - self._waiting_since:.0f} s: {seen}")
+            Warned(
+                f"{self._count_pending()} calls wait and no worker has come in {now - self._waiting_since:.0f} s: {seen}"
+            )
         )
+
+
+def _nothing() -> None:
+    """Wakes the thread, which looks at everything."""

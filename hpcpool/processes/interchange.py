@@ -1,25 +1,26 @@
 """The interchange: between one client and the managers. One event loop in the main thread, block control in another.
 
-It owns the stream to the client and the ZeroMQ socket to all managers, and never opens a payload. Who gets which task
+It owns the streams to the client and to the managers, and never opens a payload. Who gets which task
 is decided by `core.scheduler`. It ends when the client tells it to or goes: every block is cancelled first, and the
 run directory is removed last.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 import os
 import queue
+import selectors
 import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-import zmq
 
 from hpcpool.config import Config
 from hpcpool.core.scheduler import Scheduler
@@ -63,8 +64,6 @@ from hpcpool.wire.versions import disagreement, hello
 
 log = logging.getLogger(__name__)
 
-#: How many messages are taken from one socket before the others get their turn.
-_TURN = 64
 #: How long a stopping pool's blocks may take to end in good order (seconds); exit handlers of workers run in this time.
 _STOP_S = 10.0
 #: The same when they are to end at once.
@@ -85,7 +84,6 @@ class _Manager:
 
     hello: Hello
     last_heard: float
-    last_sent: float = 0.0
     block: str = ""
     registered: bool = False
     #: Keys of the blobs that it has been sent.
@@ -110,60 +108,66 @@ class Interchange:
         self._frames_to_client: list[Any] = []
         self._announced = (0, 0)
         self._announced_load = 0
+        self._look_again_at = 0.0
         self._stopping = False
         self._finished = False
         self._events: queue.SimpleQueue[block_control.Event] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
-        # Local managers hold the read end; its end tells them that this process is gone.
-        lifeline_read, self._lifeline_write = os.pipe()
-        self._descriptors = (user_stderr, lifeline_read, census)
+        self._descriptors = (user_stderr, census)
         self._control: BlockControl | None = None
-        self._context = zmq.Context()
-        self._peers = self._bind("managers.sock")
+        self._peers: dict[bytes, Stream] = {}
+        self._names = itertools.count(1)
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.setblocking(False)
+        self._listener.bind(self._managers_path)
+        self._listener.listen(128)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, self._hear_block_control)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._client, selectors.EVENT_READ, self._on_client_ready)
+        #: Streams that wait for room.
+        self._full: set[Stream] = set()
 
-    def _bind(self, name: str) -> zmq.Socket[bytes]:
-        bound = self._context.socket(zmq.ROUTER)
-        bound.setsockopt(zmq.SNDHWM, 0)  # bounded by the tasks in flight, not by dropping or blocking
-        bound.setsockopt(zmq.RCVHWM, 0)
-        bound.setsockopt(zmq.LINGER, 200)
-        bound.bind(f"ipc://{os.path.join(self._directory, name)}")
-        return bound
+    @property
+    def _managers_path(self) -> str:
+        return os.path.join(self._directory, "managers.sock")
 
     def run(self) -> None:
         """Serve until the client says stop or is gone and no block is left."""
-        poller = zmq.Poller()
-        for readable in (self._peers, self._wake_read, self._client):
-            poller.register(readable, zmq.POLLIN)
-        was_full = False
         try:
             while not self._finished:
-                if self._client.is_open and self._client.wants_to_write != was_full:
-                    was_full = not was_full
-                    poller.modify(self._client, zmq.POLLIN | (zmq.POLLOUT if was_full else 0))
-                ready = dict(poller.poll(self._patience_ms()))
-                if self._client.is_open and self._client.fileno() in ready:
-                    self._client.flush()
-                    self._hear_client()
-                    if not self._client.is_open:
-                        poller.unregister(self._client)
-                        log.info("client gone")
-                        self._stop(signal.SIGKILL)
-                if self._peers in ready:
-                    self._hear_managers()
-                if self._wake_read in ready:
-                    self._hear_block_control()
+                for key, mask in self._selector.select(self._patience_s()):
+                    key.data(mask)
                 self._look_at_silence()
                 self._dispatch()
                 self._flush()
         finally:
             self._close()
 
-    def _patience_ms(self) -> int | None:
-        if not self._managers:
-            return None
-        return int(self._config.heartbeat_period_s * 1000)
+    def _patience_s(self) -> float | None:
+        return self._config.heartbeat_period_s if self._managers else None
+
+    def _watch_writes(self, stream: Stream) -> None:
+        """Listen for room on a stream exactly while something waits for it."""
+        if stream.wants_to_write == (stream in self._full) or not stream.is_open:
+            return
+        self._full ^= {stream}
+        key = self._selector.get_key(stream)
+        writes = selectors.EVENT_WRITE if stream in self._full else 0
+        self._selector.modify(stream, selectors.EVENT_READ | writes, key.data)
 
     # -- the client --
+
+    def _on_client_ready(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._client.flush()
+            self._watch_writes(self._client)
+        if mask & selectors.EVENT_READ:
+            self._hear_client()
+            if not self._client.is_open:
+                self._selector.unregister(self._client)
+                log.info("client gone")
+                self._stop(signal.SIGKILL)
 
     def _hear_client(self) -> None:
         for header, frames in self._client.receive():
@@ -208,10 +212,9 @@ class Interchange:
 
     def _start_block_control(self, setup: Setup) -> None:
         connection_file = os.path.join(self._directory, "connection.json")
-        address = f"ipc://{os.path.join(self._directory, 'managers.sock')}"
-        write_connection(connection_file, Connection([address], setup.start_method, self._directory))
+        write_connection(connection_file, Connection([self._managers_path], setup.start_method, self._directory))
         surroundings = Surroundings(self._directory, connection_file, self._descriptors)
-        self._control = BlockControl(self._config, surroundings, self._report)
+        self._control = BlockControl(self._config, surroundings, lambda: self._scheduler.pending, self._report)
         self._control.start()
 
     def _forget(self, key: bytes) -> None:
@@ -245,23 +248,37 @@ class Interchange:
         if self._to_client:
             if self._client.is_open:
                 self._client.send(encode(self._to_client), self._frames_to_client)
+                self._watch_writes(self._client)
             self._to_client, self._frames_to_client = [], []
 
     # -- managers --
 
-    def _hear_managers(self) -> None:
-        for _ in range(_TURN):
-            try:
-                name, header, *frames = self._peers.recv_multipart(zmq.DONTWAIT, copy=False)
-            except zmq.Again:
-                return
-            except ValueError:
-                continue  # a message without a header: nobody we know sends that
-            self._on_batch(name.bytes, header, frames)
+    def _accept(self, mask: int) -> None:
+        connection, _ = self._listener.accept()
+        name = b"%d" % next(self._names)
+        stream = self._peers[name] = Stream(connection)
+        self._selector.register(stream, selectors.EVENT_READ, functools.partial(self._on_peer_ready, name, stream))
+
+    def _on_peer_ready(self, name: bytes, stream: Stream, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            stream.flush()
+            self._watch_writes(stream)
+        if mask & selectors.EVENT_READ:
+            for header, frames in stream.receive():
+                self._on_batch(name, header, frames)
+            if not stream.is_open:
+                self._lose(name, "its connection ended")
+
+    def _disconnect(self, name: bytes) -> None:
+        stream = self._peers.pop(name, None)
+        if stream is not None:
+            self._full.discard(stream)
+            self._selector.unregister(stream)
+            stream.close()
 
     def _on_batch(self, name: bytes, header: Any, frames: list[Any]) -> None:
         try:
-            batch = deal_frames(from_manager.decode(header.buffer), [frame.buffer for frame in frames])
+            batch = deal_frames(from_manager.decode(header), frames)
         except MessageError as error:
             log.error("manager=%r dropped: %s", name, error)
             self._tell(name, [Stop(signal.SIGKILL)])
@@ -314,7 +331,7 @@ class Interchange:
         if reason := disagreement(self._hello, theirs):
             log.error("manager=%s:%d refused: %s", theirs.host, theirs.pid, reason)
             self._to_client.append(Warn(f"a manager was refused: {reason}"))
-            self._peers.send_multipart([name, encode([Refused(reason)])])
+            self._write(name, [Refused(reason)])
             return
         self._managers[name] = _Manager(theirs, last_heard=time.monotonic())
 
@@ -344,19 +361,31 @@ class Interchange:
         if self._control is not None:
             self._control.registered(manager.block, slots)
 
-    def _tell(self, name: bytes, messages: list[Any], frames: Iterable[Any] = ()) -> None:
-        manager = self._managers.get(name)
-        if manager is not None:
-            self._peers.send_multipart([name, encode(messages), *frames], copy=False)
-            manager.last_sent = time.monotonic()
+    def _tell(self, name: bytes, messages: list[Any], frames: Sequence[Any] = ()) -> None:
+        if name in self._managers:
+            self._write(name, messages, frames)
+
+    def _write(self, name: bytes, messages: list[Any], frames: Sequence[Any] = ()) -> None:
+        stream = self._peers.get(name)
+        if stream is not None:
+            stream.send(encode(messages), frames)
+            self._watch_writes(stream)
 
     def _lose(self, name: bytes, reason: str) -> None:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
+        self._disconnect(name)
         manager = self._managers.pop(name, None)
         if manager is None:
             return
         lost = self._scheduler.manager_lost(name)
-        log.error("block=%s manager=%s:%d lost: %s", manager.block, manager.hello.host, manager.hello.pid, reason)
+        log.log(
+            logging.INFO if self._stopping else logging.ERROR,
+            "block=%s manager=%s:%d lost: %s",
+            manager.block,
+            manager.hello.host,
+            manager.hello.pid,
+            reason,
+        )
         for task in lost:
             del self._tasks[task]
             text = f"manager on {manager.hello.host} (block {manager.block}) was lost: {reason}"
@@ -364,6 +393,9 @@ class Interchange:
 
     def _look_at_silence(self) -> None:
         now = time.monotonic()
+        if now < self._look_again_at:
+            return
+        self._look_again_at = now + self._config.heartbeat_period_s
         silent = [
             (name, now - manager.last_heard)
             for name, manager in self._managers.items()
@@ -379,11 +411,16 @@ class Interchange:
             self._send_tasks(name, tasks)
         for name, count in self._scheduler.share():
             self._tell(name, [GiveBack(count)])
+        self._call_for_blocks()
+
+    def _call_for_blocks(self) -> None:
+        """Wake block control when there is (by orders of magnitude) more work than the managers have slots."""
         pending = self._scheduler.pending
-        # Block control cares for the order of magnitude only, and for whether there is any work at all.
-        if pending.bit_length() != self._announced_load and self._control is not None:
+        if pending <= self._scheduler.slots:
+            self._announced_load = 0
+        elif pending.bit_length() > self._announced_load and self._control is not None:
             self._announced_load = pending.bit_length()
-            self._control.load(pending)
+            self._control.look()
 
     def _send_tasks(self, name: bytes, ids: list[int]) -> None:
         messages: list[Any] = []
@@ -407,7 +444,7 @@ class Interchange:
         self._events.put(event)
         os.write(self._wake_write, b"\0")
 
-    def _hear_block_control(self) -> None:
+    def _hear_block_control(self, mask: int) -> None:
         os.read(self._wake_read, 4096)
         while not self._events.empty():
             match self._events.get():
@@ -439,7 +476,7 @@ class Interchange:
         if self._control is not None:
             self._control.stop(0.0)
             self._control.join(_STOP_S)
-        self._client.close()
-        self._peers.close()
-        self._context.term()
+        for stream in (self._client, *self._peers.values()):
+            stream.close()
+        self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,6 +1,6 @@
 """The manager (the pilot): one per node, between the interchange and the node's workers. One event loop, one thread.
 
-It owns one ZeroMQ socket, the channels of its workers and the channel of its fork server; what it does with them is
+It owns the stream to the interchange, the channels of its workers and the channel of its fork server; what it does with them is
 decided by `core.node`. When the interchange goes, it ends everything on the node and leaves.
 """
 
@@ -18,8 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from typing import Any
-
-import zmq
 
 from hpcpool.core import node
 from hpcpool.core.node import Node
@@ -58,6 +56,7 @@ from hpcpool.wire.messages import (
     encode,
     to_manager,
 )
+from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger(__name__)
@@ -70,15 +69,14 @@ _STATUS_OF_END = {node.End.TIMED_OUT: Status.TIMED_OUT, node.End.KILLED: Status.
 
 
 def main(argv: list[str]) -> None:
-    """Serve a node: connection file, block, and three inherited descriptors (or -1).
+    """Serve a node: connection file, block, and two inherited descriptors (or -1).
 
-    They are the user's stderr, the lifeline (its end means that the interchange is gone) and the census (open while any
-    local process of the pool lives).
+    They are the user's stderr and the census, which is open while any local process of the pool lives.
     """
-    connection_file, block, user_stderr, lifeline, census = argv
+    connection_file, block, user_stderr, census = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
-    manager = Manager(read_connection(connection_file), block, int(user_stderr), int(lifeline), int(census))
+    manager = Manager(read_connection(connection_file), block, int(user_stderr), int(census))
     signal.signal(signal.SIGTERM, lambda number, frame: manager.leave_soon())
     manager.run()
 
@@ -86,7 +84,7 @@ def main(argv: list[str]) -> None:
 class Manager:
     """One node's share of the pool."""
 
-    def __init__(self, connection: Connection, block: str, user_stderr: int, lifeline: int, census: int) -> None:
+    def __init__(self, connection: Connection, block: str, user_stderr: int, census: int) -> None:
         self._block = block
         home = connection.directory if os.path.isdir(connection.directory) else None
         self._directory = tempfile.mkdtemp(prefix=f"node-{block}-", dir=home)
@@ -113,16 +111,11 @@ class Manager:
         os.set_blocking(self._wake_read, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
-        if lifeline >= 0:
-            self._lifeline = lifeline
-            self._selector.register(lifeline, selectors.EVENT_READ, self._lifeline_ended)
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.connect(connection.addresses[0])
-        self._selector.register(int(self._socket.getsockopt(zmq.FD)), selectors.EVENT_READ, None)
+        connection_to_interchange = socket.socket(socket.AF_UNIX)
+        connection_to_interchange.connect(connection.addresses[0])
+        self._stream = Stream(connection_to_interchange)
+        self._selector.register(self._stream, selectors.EVENT_READ, self._on_interchange_ready)
+        self._is_full = False
         self._send(hello())
         self._send(Register(block, socket.gethostname(), os.getpid(), len(os.sched_getaffinity(0))))
 
@@ -135,11 +128,8 @@ class Manager:
         try:
             while not (self._leaving and not self._workers):
                 self._flush()
-                self._hear_interchange()
-                self._flush()
                 for key, mask in self._selector.select(self._patience()):
-                    if key.data is not None:
-                        key.data(mask)
+                    key.data(mask)
                 if self._refill and self._node is not None:
                     self._refill = False
                     self._obey(self._node.refill(time.monotonic()))
@@ -150,8 +140,6 @@ class Manager:
     # -- time --
 
     def _patience(self) -> float:
-        if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            return 0.0
         now = time.monotonic()
         moments = [self._last_sent + self._heartbeat_period_s, self._last_heard + self._heartbeat_timeout_s]
         if self._node is not None and self._node.tick_at is not None:
@@ -188,13 +176,17 @@ class Manager:
         if self._node is not None:
             self._announce_capacity(self._node)
         if self._out:
-            if self._out_frames:
-                self._socket.send_multipart([encode(self._out), *self._out_frames], copy=False)
-                self._out_frames = []
-            else:
-                self._socket.send(encode(self._out))
-            self._out = []
+            self._stream.send(encode(self._out), self._out_frames)
+            self._out, self._out_frames = [], []
             self._last_sent = time.monotonic()
+            self._watch_stream()
+
+    def _watch_stream(self) -> None:
+        """Listen for room on the stream exactly while something waits for it."""
+        if self._stream.wants_to_write != self._is_full:
+            self._is_full = not self._is_full
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._is_full else 0)
+            self._selector.modify(self._stream, events, self._on_interchange_ready)
 
     def _announce_capacity(self, known: Node) -> None:
         slots, limit = self._announced_capacity
@@ -204,12 +196,20 @@ class Manager:
             self._announced_capacity = (known.slots, wanted)
             self._out.append(Capacity(known.slots, wanted))
 
+    def _on_interchange_ready(self, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE:
+            self._stream.flush()
+            self._watch_stream()
+        if mask & selectors.EVENT_READ:
+            self._hear_interchange()
+            if not self._stream.is_open:
+                self._interchange_ended()
+
     def _hear_interchange(self) -> None:
-        while int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            header, *frames = self._socket.recv_multipart(copy=False)
+        for header, frames in self._stream.receive():
             self._last_heard = time.monotonic()
             try:
-                batch = deal_frames(to_manager.decode(header.buffer), [frame.buffer for frame in frames])
+                batch = deal_frames(to_manager.decode(header), frames)
             except MessageError as error:
                 log.error("block=%s interchange sent a malformed message and is left: %s", self._block, error)
                 self._leave(signal.SIGKILL)
@@ -438,10 +438,10 @@ class Manager:
     def _woken(self, mask: int) -> None:
         os.read(self._wake_read, 4096)
 
-    def _lifeline_ended(self, mask: int) -> None:
+    def _interchange_ended(self) -> None:
         """The interchange is gone, however it died."""
         log.info("block=%s interchange gone", self._block)
-        self._selector.unregister(self._lifeline)
+        self._selector.unregister(self._stream)
         self._leaving = True
         self._workers.clear()  # closing the channel makes the fork server end them all
 
@@ -483,8 +483,7 @@ class Manager:
             self._fork_server.wait()
         self._relay.close(timeout_s=1.0)
         shutil.rmtree(self._directory, ignore_errors=True)
-        self._socket.close()
-        self._context.term()
+        self._stream.close()
 
 
 def _start_fork_server(end: socket.socket, directory: str, start_method: str, census: int) -> subprocess.Popen[bytes]:

@@ -19,6 +19,9 @@ _CALLS_BUFFER_BYTES = 1024 * 1024
 class WorkerHandle:
     """Channels of one worker. All sockets are non-blocking and belong to the manager's one thread."""
 
+    #: Shared by all handles: a new buffer for each read would cost more than the read.
+    _scratch = memoryview(bytearray(READ_BYTES))
+
     def __init__(self, number: int) -> None:
         self.number = number
         self.pid = 0
@@ -128,7 +131,7 @@ class WorkerHandle:
     def _read_link(self) -> bytes | None:
         """Return what is there: None if nothing is yet, b"" at the end."""
         try:
-            return self.link.recv(READ_BYTES)
+            return bytes(self._scratch[: self.link.recv_into(self._scratch)])
         except BlockingIOError:
             return None
         except ConnectionResetError:

@@ -1,7 +1,8 @@
 """Messages over a byte stream between two processes of one host: a header and frames, without ZeroMQ's threads.
 
-The client and its interchange talk over this: a ZeroMQ hop wakes three threads, a local socket one. Its EOF is also how
-each learns of the other's death. Neither side ever blocks in here: what the kernel does not take is kept.
+Client, interchange and the managers of the same host talk over this: a ZeroMQ hop wakes three threads, a local socket
+one. Its EOF is also how each learns of the other's death. Neither side ever blocks in here: what the kernel does not
+take is kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 _SIZES = struct.Struct("!II")  # bytes of the header, number of frames
 _FRAME = struct.Struct("!Q")
+#: Read into a buffer that stays: a new one of this size for each read would cost more than the read.
 _READ_BYTES = 256 * 1024
 #: A frame at least this long is read straight to where it stays.
 _LARGE_BYTES = 64 * 1024
@@ -36,6 +38,7 @@ class Stream:
         #: What the kernel has not taken yet.
         self._unsent: deque[memoryview] = deque()
         self._buffer = bytearray()
+        self._scratch = memoryview(bytearray(_READ_BYTES))
         #: A message whose header is here, but not all of its frames.
         self._partial: _Partial | None = None
         self.is_open = True
@@ -88,18 +91,18 @@ class Stream:
             try:
                 if partial is not None and partial.missing >= _LARGE_BYTES:
                     self.is_open = partial.read_from(self._socket)
-                    data = b""
+                    size = 0
                 else:
-                    data = self._socket.recv(_READ_BYTES)
-                    self.is_open = bool(data)
+                    size = self._socket.recv_into(self._scratch)
+                    self.is_open = size > 0
             except BlockingIOError:
                 break
             except ConnectionResetError:
                 self.is_open = False
                 break
-            self._buffer += data
+            self._buffer += self._scratch[:size]
             messages.extend(self._cut())
-            if data and len(data) < _READ_BYTES // 2 and self._partial is None:
+            if 0 < size < _READ_BYTES // 2 and self._partial is None:
                 break  # there was no more: the next read would only say so
         return messages
 

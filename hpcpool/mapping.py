@@ -81,6 +81,10 @@ def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any
     return [fn(*args) for args in chunk]
 
 
+def _closed(*args: Any) -> Any:
+    raise RuntimeError("the input of this map has ended")
+
+
 class _Source:
     """Turns the input into submitted tasks, one at a time."""
 
@@ -105,14 +109,24 @@ class _Source:
         if not self.is_chunked:
             for args in self._calls:
                 return self._with_bar(self._submit(self._fn, *args), 1)
+            self._let_go()
             return None
         chunk = list(itertools.islice(self._calls, self.size))
         if not chunk:
+            self._let_go()
             return None
         future = self._with_bar(self._submit(functools.partial(_run_chunk, self._fn), chunk), len(chunk))
         if self.is_measured:
             future.add_done_callback(functools.partial(self._measure, len(chunk)))
         return future
+
+    def belongs_to(self, executor: object) -> bool:
+        """Say whether there may still be something to submit to this executor."""
+        return getattr(self._submit, "__self__", None) is executor
+
+    def _let_go(self) -> None:
+        """The input has ended: the results must not keep the executor (or the input) alive."""
+        self._submit, self._fn, self._calls = _closed, _closed, iter(())
 
     def _with_bar(self, future: Future[Any], items: int) -> Future[Any]:
         if self._bar is not None:
@@ -316,7 +330,7 @@ _feeds: weakref.WeakSet[_Threaded] = weakref.WeakSet()
 def finish_feeding(executor: Any, *, cancel: bool) -> None:
     """Before an executor shuts down: let maps that are still reading their input read it to the end, or stop them."""
     for feed in list(_feeds):
-        if getattr(feed.source._submit, "__self__", None) is executor:
+        if feed.source.belongs_to(executor):
             if cancel:
                 feed.cancel()
             else:

@@ -320,11 +320,8 @@ class BlockControl:
             status = block.driver.status([block.job])[block.job]
             states.append(f"block {block.name} (job {block.job}) is {status.state.value} {status.reason}".strip())
         seen = "; ".join(states) or "no block has been started"
-        self._report(
-            Warned(
-                f"{self._count_pending()} calls wait and no worker has come in {now - self._waiting_since:.0f} s: {seen}"
-            )
-        )
+        waited_s = now - self._waiting_since
+        self._report(Warned(f"{self._count_pending()} calls wait and no worker has come in {waited_s:.0f} s: {seen}"))
 
 
 def _nothing() -> None:

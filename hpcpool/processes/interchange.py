@@ -12,7 +12,6 @@ import itertools
 import logging
 import os
 import queue
-import selectors
 import shutil
 import signal
 import socket
@@ -27,7 +26,8 @@ from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes import block_control
 from hpcpool.processes.block_control import BlockControl, Surroundings
 from hpcpool.processes.connection import Connection, write_connection
-from hpcpool.processes.limits import raise_file_limit
+from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -75,6 +75,7 @@ def main(argv: list[str]) -> None:
     directory, client, user_stderr, census = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
+    spare_the_collector()
     Interchange(directory, int(client), int(user_stderr), int(census)).run()
 
 
@@ -121,10 +122,10 @@ class Interchange:
         self._listener.setblocking(False)
         self._listener.bind(self._managers_path)
         self._listener.listen(128)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._hear_block_control)
-        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._selector.register(self._client, selectors.EVENT_READ, self._on_client_ready)
+        self._loop = EventLoop()
+        self._loop.add(self._wake_read, self._hear_block_control)
+        self._loop.add(self._listener, self._accept)
+        self._loop.add(self._client, self._on_client_ready)
         #: Streams that wait for room.
         self._full: set[Stream] = set()
 
@@ -136,8 +137,7 @@ class Interchange:
         """Serve until the client says stop or is gone and no block is left."""
         try:
             while not self._finished:
-                for key, mask in self._selector.select(self._patience_s()):
-                    key.data(mask)
+                self._loop.wait(self._patience_s())
                 self._look_at_silence()
                 self._dispatch()
                 self._flush()
@@ -149,23 +149,21 @@ class Interchange:
 
     def _watch_writes(self, stream: Stream) -> None:
         """Listen for room on a stream exactly while something waits for it."""
-        if stream.wants_to_write == (stream in self._full) or not stream.is_open:
+        if stream.wants_to_write is (stream in self._full) or not stream.is_open:
             return
         self._full ^= {stream}
-        key = self._selector.get_key(stream)
-        writes = selectors.EVENT_WRITE if stream in self._full else 0
-        self._selector.modify(stream, selectors.EVENT_READ | writes, key.data)
+        self._loop.change(stream, READ | WRITE if stream in self._full else READ)
 
     # -- the client --
 
-    def _on_client_ready(self, mask: int) -> None:
-        if mask & selectors.EVENT_WRITE:
+    def _on_client_ready(self, events: int) -> None:
+        if events & WRITE:
             self._client.flush()
             self._watch_writes(self._client)
-        if mask & selectors.EVENT_READ:
+        if events & READ:
             self._hear_client()
             if not self._client.is_open:
-                self._selector.unregister(self._client)
+                self._loop.remove(self._client)
                 log.info("client gone")
                 self._stop(signal.SIGKILL)
 
@@ -253,17 +251,17 @@ class Interchange:
 
     # -- managers --
 
-    def _accept(self, mask: int) -> None:
+    def _accept(self, events: int) -> None:
         connection, _ = self._listener.accept()
         name = b"%d" % next(self._names)
         stream = self._peers[name] = Stream(connection)
-        self._selector.register(stream, selectors.EVENT_READ, functools.partial(self._on_peer_ready, name, stream))
+        self._loop.add(stream, functools.partial(self._on_peer_ready, name, stream))
 
-    def _on_peer_ready(self, name: bytes, stream: Stream, mask: int) -> None:
-        if mask & selectors.EVENT_WRITE:
+    def _on_peer_ready(self, name: bytes, stream: Stream, events: int) -> None:
+        if events & WRITE:
             stream.flush()
             self._watch_writes(stream)
-        if mask & selectors.EVENT_READ:
+        if events & READ:
             for header, frames in stream.receive():
                 self._on_batch(name, header, frames)
             if not stream.is_open:
@@ -273,7 +271,7 @@ class Interchange:
         stream = self._peers.pop(name, None)
         if stream is not None:
             self._full.discard(stream)
-            self._selector.unregister(stream)
+            self._loop.remove(stream)
             stream.close()
 
     def _on_batch(self, name: bytes, header: Any, frames: list[Any]) -> None:
@@ -407,10 +405,12 @@ class Interchange:
     def _dispatch(self) -> None:
         if self._stopping:
             return
-        for name, tasks in self._scheduler.dispatch():
-            self._send_tasks(name, tasks)
-        for name, count in self._scheduler.share():
-            self._tell(name, [GiveBack(count)])
+        if self._scheduler.backlog:
+            for name, tasks in self._scheduler.dispatch():
+                self._send_tasks(name, tasks)
+        elif len(self._managers) > 1:
+            for name, count in self._scheduler.share():
+                self._tell(name, [GiveBack(count)])
         self._call_for_blocks()
 
     def _call_for_blocks(self) -> None:
@@ -444,7 +444,7 @@ class Interchange:
         self._events.put(event)
         os.write(self._wake_write, b"\0")
 
-    def _hear_block_control(self, mask: int) -> None:
+    def _hear_block_control(self, events: int) -> None:
         os.read(self._wake_read, 4096)
         while not self._events.empty():
             match self._events.get():

@@ -1,7 +1,8 @@
-"""Limits of the operating system that a process at the edge wants raised. Nothing else."""
+"""Limits that the long-lived processes at the edge want raised: open files, and the garbage collector's zeal."""
 
 from __future__ import annotations
 
+import gc
 import resource
 
 
@@ -13,3 +14,9 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (ValueError, OSError):
             return  # macOS reports an unlimited hard limit that it does not grant
+
+
+def spare_the_collector() -> None:
+    """Look for cycles rarely: what is imported stays, and messages and tasks form none."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)

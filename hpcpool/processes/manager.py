@@ -1,14 +1,14 @@
 """The manager (the pilot): one per node, between the interchange and the node's workers. One event loop, one thread.
 
-It owns the stream to the interchange, the channels of its workers and the channel of its fork server; what it does with them is
-decided by `core.node`. When the interchange goes, it ends everything on the node and leaves.
+It owns the stream to the interchange, the channels of its workers and the channel of its fork server; what it does
+with them is decided by `core.node`. When the interchange goes, it ends everything on the node and leaves.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
-import selectors
 import shutil
 import signal
 import socket
@@ -22,7 +22,8 @@ from typing import Any
 from hpcpool.core import node
 from hpcpool.core.node import Node
 from hpcpool.processes.connection import Connection, read_connection
-from hpcpool.processes.limits import raise_file_limit
+from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.sessions import signal_session
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
@@ -76,6 +77,7 @@ def main(argv: list[str]) -> None:
     connection_file, block, user_stderr, census = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
+    spare_the_collector()
     manager = Manager(read_connection(connection_file), block, int(user_stderr), int(census))
     signal.signal(signal.SIGTERM, lambda number, frame: manager.leave_soon())
     manager.run()
@@ -91,7 +93,6 @@ class Manager:
         self._fork_channel, fork_end = fork_channel.channel()
         self._fork_server = _start_fork_server(fork_end, self._directory, connection.start_method, census)
         self._fork_server_open = True
-        self._relay = StderrRelay(user_stderr if user_stderr >= 0 else 2)
         self._node: Node | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._workers: dict[int, WorkerHandle] = {}
@@ -104,17 +105,20 @@ class Manager:
         self._leave_requested = False
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
         self._last_sent = self._last_heard = time.monotonic()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._fork_channel, selectors.EVENT_READ, self._hear_fork_server)
+        self._loop = EventLoop()
+        self._loop.add(self._fork_channel, self._hear_fork_server)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
+        self._relay = StderrRelay(user_stderr if user_stderr >= 0 else 2, self._wake_write)
+        #: Workers whose stderr is not read until the relay has room.
+        self._unheard: list[WorkerHandle] = []
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, self._woken)
+        self._loop.add(self._wake_read, self._woken)
         connection_to_interchange = socket.socket(socket.AF_UNIX)
         connection_to_interchange.connect(connection.addresses[0])
         self._stream = Stream(connection_to_interchange)
-        self._selector.register(self._stream, selectors.EVENT_READ, self._on_interchange_ready)
+        self._loop.add(self._stream, self._on_interchange_ready)
         self._is_full = False
         self._send(hello())
         self._send(Register(block, socket.gethostname(), os.getpid(), len(os.sched_getaffinity(0))))
@@ -128,8 +132,7 @@ class Manager:
         try:
             while not (self._leaving and not self._workers):
                 self._flush()
-                for key, mask in self._selector.select(self._patience()):
-                    key.data(mask)
+                self._loop.wait(self._patience())
                 if self._refill and self._node is not None:
                     self._refill = False
                     self._obey(self._node.refill(time.monotonic()))
@@ -185,8 +188,7 @@ class Manager:
         """Listen for room on the stream exactly while something waits for it."""
         if self._stream.wants_to_write != self._is_full:
             self._is_full = not self._is_full
-            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._is_full else 0)
-            self._selector.modify(self._stream, events, self._on_interchange_ready)
+            self._loop.change(self._stream, READ | WRITE if self._is_full else READ)
 
     def _announce_capacity(self, known: Node) -> None:
         slots, limit = self._announced_capacity
@@ -196,11 +198,11 @@ class Manager:
             self._announced_capacity = (known.slots, wanted)
             self._out.append(Capacity(known.slots, wanted))
 
-    def _on_interchange_ready(self, mask: int) -> None:
-        if mask & selectors.EVENT_WRITE:
+    def _on_interchange_ready(self, events: int) -> None:
+        if events & WRITE:
             self._stream.flush()
             self._watch_stream()
-        if mask & selectors.EVENT_READ:
+        if events & READ:
             self._hear_interchange()
             if not self._stream.is_open:
                 self._interchange_ended()
@@ -319,41 +321,43 @@ class Manager:
         self._workers[number] = handle
         fork_channel.say(self._fork_channel, fork_channel.StartWorker(number), handle.worker_ends)
         handle.handed_over()
-        self._selector.register(handle.link, selectors.EVENT_READ, lambda mask, h=handle: self._on_link(h, mask))
-        self._selector.register(handle.stderr, selectors.EVENT_READ, lambda mask, h=handle: self._on_stderr(h))
+        self._loop.add(handle.link, functools.partial(self._on_link, handle))
+        self._loop.add(handle.stderr, functools.partial(self._on_stderr, handle))
 
-    def _on_link(self, handle: WorkerHandle, mask: int) -> None:
-        if mask & selectors.EVENT_WRITE:
+    def _on_link(self, handle: WorkerHandle, events: int) -> None:
+        if events & WRITE:
             handle.write_link()
             self._watch_writes(handle)
-        if mask & selectors.EVENT_READ and not self._read_outcomes(handle):
-            self._selector.unregister(handle.link)
+        if events & READ and not self._read_outcomes(handle):
+            self._loop.remove(handle.link)
 
-    def _on_calls(self, handle: WorkerHandle) -> None:
+    def _on_calls(self, handle: WorkerHandle, events: int) -> None:
         handle.write_calls()
         self._watch_writes(handle)
 
-    def _on_stderr(self, handle: WorkerHandle) -> None:
+    def _on_stderr(self, handle: WorkerHandle, events: int) -> None:
         if self._relay.is_full:
+            self._loop.remove(handle.stderr)
+            self._unheard.append(handle)
             return
         data = handle.read_stderr()
         if data:
             self._relay.pass_on(data)
         elif not handle.stderr_open:
-            self._selector.unregister(handle.stderr)
+            self._loop.remove(handle.stderr)
 
     def _watch_writes(self, handle: WorkerHandle) -> None:
         """Listen for room on a worker's channels exactly while something waits for it."""
         calls, link = handle.wants_to_write
-        watched = self._selector.get_map()
-        if calls and handle.calls.fileno() not in watched:
-            self._selector.register(handle.calls, selectors.EVENT_WRITE, lambda mask, h=handle: self._on_calls(h))
-        elif not calls and handle.calls.fileno() in watched:
-            self._selector.unregister(handle.calls)
-        key = watched.get(handle.link.fileno())
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link else 0)
-        if key is not None and key.events != events:
-            self._selector.modify(handle.link, events, key.data)
+        if calls is not handle.waits_for_calls:
+            handle.waits_for_calls = calls
+            if calls:
+                self._loop.add(handle.calls, functools.partial(self._on_calls, handle), WRITE)
+            else:
+                self._loop.remove(handle.calls)
+        if link is not handle.waits_for_link:
+            handle.waits_for_link = link
+            self._loop.change(handle.link, READ | WRITE if link else READ)
 
     def _read_outcomes(self, handle: WorkerHandle) -> bool:
         outcomes, is_open = handle.read_outcomes()
@@ -388,7 +392,7 @@ class Manager:
         if self._fork_server_open:
             fork_channel.say(self._fork_channel, fork_channel.EndWorker(number, signal_number, session))
 
-    def _hear_fork_server(self, mask: int) -> None:
+    def _hear_fork_server(self, events: int) -> None:
         try:
             message = fork_channel.hear_as_manager(self._fork_channel)
         except ConnectionResetError:
@@ -411,8 +415,7 @@ class Manager:
         orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         del self._workers[message.worker]
         for channel in (handle.link, handle.calls, handle.stderr):
-            if channel in self._selector.get_map():
-                self._selector.unregister(channel)
+            self._loop.remove(channel)
         handle.close()
         self._refill = True
         for order in orders:
@@ -435,20 +438,25 @@ class Manager:
 
     # -- the end --
 
-    def _woken(self, mask: int) -> None:
+    def _woken(self, events: int) -> None:
+        """A signal has come, or the relay has room again."""
         os.read(self._wake_read, 4096)
+        unheard, self._unheard = self._unheard, []
+        for handle in unheard:
+            if handle.number in self._workers and handle.stderr_open:
+                self._loop.add(handle.stderr, functools.partial(self._on_stderr, handle))
 
     def _interchange_ended(self) -> None:
         """The interchange is gone, however it died."""
         log.info("block=%s interchange gone", self._block)
-        self._selector.unregister(self._stream)
+        self._loop.remove(self._stream)
         self._leaving = True
         self._workers.clear()  # closing the channel makes the fork server end them all
 
     def _fork_server_lost(self) -> None:
         """Without its fork server a node cannot go on: its tasks run elsewhere."""
         self._fork_server_open = False
-        self._selector.unregister(self._fork_channel)
+        self._loop.remove(self._fork_channel)
         if self._leaving and not self._workers:
             return
         log.error("block=%s fork server gone code=%s", self._block, self._fork_server.poll())

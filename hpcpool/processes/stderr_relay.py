@@ -18,10 +18,16 @@ _WAITING_BYTES = 1024 * 1024
 
 
 class StderrRelay:
-    """One thread that writes to one descriptor."""
+    """One thread that writes to one descriptor.
 
-    def __init__(self, descriptor: int) -> None:
+    Args:
+        descriptor: where to write.
+        wake: a non-blocking descriptor that gets a byte when there is room again after `is_full`.
+    """
+
+    def __init__(self, descriptor: int, wake: int) -> None:
         self._descriptor = descriptor
+        self._wake = wake
         self._pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting = 0
         self._lock = threading.Lock()
@@ -53,4 +59,8 @@ class StderrRelay:
                 except OSError:  # nobody reads any more: drop it, as the kernel would a write to a closed terminal
                     break
             with self._lock:
+                was_full = self.is_full
                 self._waiting -= len(data)
+                has_room_again = was_full and not self.is_full
+            if has_room_again:
+                os.write(self._wake, b"\0")

@@ -33,6 +33,9 @@ class WorkerHandle:
         self.link.setblocking(False)
         os.set_blocking(self.stderr, False)
         self.stderr_open = True
+        #: Whether the manager's loop waits for room on *calls* and on the link.
+        self.waits_for_calls = False
+        self.waits_for_link = False
         self._tail = b""
         self._reader = OutcomeReader()
         #: Calls that the channel had no room for, oldest first.

@@ -59,9 +59,21 @@ class Stream:
             sizes = b"".join(_FRAME.pack(view.nbytes) for view in views)
             self._unsent.append(memoryview(_SIZES.pack(len(header), len(views)) + sizes + header))
             self._unsent.extend(view for view in views if view.nbytes)
-        else:
-            self._unsent.append(memoryview(_SIZES.pack(len(header), 0) + header))
-        self.flush()
+            self.flush()
+            return
+        message = _SIZES.pack(len(header), 0) + header
+        if self._unsent:
+            self._unsent.append(memoryview(message))
+            return
+        # By far the most messages: small, and taken whole by the kernel.
+        try:
+            sent = self._socket.send(message)
+        except BlockingIOError:
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the peer is gone; reading will say so
+        if sent < len(message):
+            self._unsent.append(memoryview(message)[sent:])
 
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
@@ -100,11 +112,18 @@ class Stream:
             except ConnectionResetError:
                 self.is_open = False
                 break
+            if not self._buffer and partial is None and self._is_one_small_message(size):
+                messages.append((bytes(self._scratch[_SIZES.size : size]), []))
+                break
             self._buffer += self._scratch[:size]
             messages.extend(self._cut())
             if 0 < size < _READ_BYTES // 2 and self._partial is None:
                 break  # there was no more: the next read would only say so
         return messages
+
+    def _is_one_small_message(self, size: int) -> bool:
+        """Say whether what was just read is one whole message without frames: the usual case when little happens."""
+        return _SIZES.size <= size < _READ_BYTES and _SIZES.unpack_from(self._scratch) == (size - _SIZES.size, 0)
 
     def close(self) -> None:
         """Close this end."""

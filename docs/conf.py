@@ -22,12 +22,15 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+# The docstrings say what each argument can be, in fewer words than its type.
+autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
+napoleon_use_param = False  # "stdout, stderr: ..." stays one entry
 
 doctest_test_doctest_blocks = "default"
+doctest_global_setup = "from hpcpool import HPCPoolExecutor"
 
 
 #: The lines about attributes as they were written. Napoleon takes what stands before a colon for a type.

@@ -26,10 +26,12 @@ import pytest
 
 #: In the environment of this run, and so of every process that it starts.
 MARK, MARK_VALUE = "HPCPOOL_TEST_RUN", uuid.uuid4().hex
-#: How long what is ending may take to end. The system itself can keep an orphan's zombie for two seconds.
-PATIENCE_S = 5.0
+#: How long what is ending may take to end, before and after a collection of garbage.
+PATIENCE_S = (1.0, 5.0)
 #: Processes that the standard library starts once and keeps: they belong to this interpreter, not to a test.
 KEPT_BY_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+#: Threads and directories that a test was failed for: no other one is.
+reported: set[threading.Thread | Path] = set()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -91,20 +93,21 @@ class Snapshot:
 
 def fail_if_left_behind(start: Snapshot, directory: Path) -> None:
     """Waits until all that is new since `start` is gone, and fails with what stays."""
-    if wait_until(lambda: not left_behind(start, directory), timeout_s=1.0):
+    if wait_until(lambda: not left_behind(start, directory), timeout_s=PATIENCE_S[0]):
         return
     gc.collect()  # A pool that only a cycle keeps alive ends with the cycle.
-    if wait_until(lambda: not left_behind(start, directory), timeout_s=PATIENCE_S):
+    if wait_until(lambda: not left_behind(start, directory), timeout_s=PATIENCE_S[1]):
         return
     what = left_behind(start, directory)
     for process in new_processes(start):
-        process.kill()  # Or the tests that follow would be blamed as well.
+        process.kill()
+    reported.update(threading.enumerate(), run_directories(directory))
     pytest.fail("left behind:\n" + "\n".join(what), pytrace=False)
 
 
 def left_behind(start: Snapshot, directory: Path) -> list[str]:
-    threads = [t for t in threading.enumerate() if t not in start.threads and is_ours(t)]
-    directories = run_directories(directory) - start.directories
+    threads = {thread for thread in threading.enumerate() if is_ours(thread)} - start.threads - reported
+    directories = run_directories(directory) - start.directories - reported
     return [
         *(describe(process) for process in new_processes(start)),
         *(f"thread {thread.name} (daemon: {thread.daemon})" for thread in threads),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.metadata
+import os
 import pkgutil
 import subprocess
 import sys
@@ -61,6 +63,15 @@ def read_page(text: str) -> Page:
     return Page("\n".join(program) + "\n", outputs)
 
 
+def environment() -> dict[str, str]:
+    """The pages run with hpcpool as it is installed; where it is not, with the source."""
+    try:
+        importlib.metadata.distribution("hpcpool")
+    except importlib.metadata.PackageNotFoundError:
+        return {**os.environ, "PYTHONPATH": str(ROOT)}
+    return dict(os.environ)
+
+
 @pytest.mark.live
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_examples_of_a_page_run(path, tmp_path):
@@ -69,18 +80,23 @@ def test_the_examples_of_a_page_run(path, tmp_path):
     program.write_text(page.program, encoding="utf-8")
     folder = tmp_path / "empty"
     folder.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", program], cwd=folder, capture_output=True, text=True, timeout=100
-    )
+    command = [sys.executable, "-W", "error", program]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.split(f"{SEPARATOR}\n")
     assert {index: printed[index] for index in page.outputs} == page.outputs
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_run(name):
-    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0
+    try:
+        # The first failure ends it. Otherwise doctest would report the time limit of this test, and go on.
+        doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS, raise_on_error=True)
+    except doctest.UnexpectedException as failure:
+        raise failure.exc_info[1] from None
+    except doctest.DocTestFailure as failure:
+        pytest.fail(f"{failure.test.name}: {failure.example.source}gave {failure.got}", pytrace=False)
 
 
 def test_a_page_is_read_block_by_block():

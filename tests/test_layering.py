@@ -18,7 +18,8 @@ import pytest
 
 PACKAGE = "hpcpool"
 SOURCE = Path(__file__).resolve().parent.parent / PACKAGE
-MAX_LINES = 500
+#: About 500: what is more than a screenful longer holds more than one noun.
+MAX_LINES = 550
 
 #: Started on thousands of nodes on a shared file system: each module that they import is read by all of them.
 LEAN = ("processes.worker", "processes.fork_server", "processes.sessions")

@@ -84,6 +84,11 @@ class Scheduler:
         known = self._tasks.get(task)
         return known.manager if known is not None else None
 
+    def reruns(self, task: int) -> int:
+        """Return how often a task was queued again because its worker or its node was lost."""
+        known = self._tasks.get(task)
+        return known.crashes + known.losses if known is not None else 0
+
     # -- tasks --
 
     def submitted(self, task: int, priority: int, crash_limit: int) -> None:

@@ -91,10 +91,11 @@ class Client:
         self._closing = False
         self._stop_signal = 0
         self._forked = False
-        #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind the end; and
-        #: while anything is sent, with what is counted about it. An RLock: the garbage collector may drop the executor,
-        #: and so call `close`, while this thread holds it.
+        #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind the end. These
+        #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread holds them.
         self._door = threading.RLock()
+        #: Held while anything is sent, with what is counted about it. Who holds the door only tries to get it.
+        self._sending = threading.RLock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
         lifecycle.add(self)
@@ -142,16 +143,22 @@ class Client:
             self._look_at_dependencies(ticket, dependencies)
         with self._door:
             self.check_open()
-            if self._asleep and self._in_flight < self._workers and self._is_idle(ticket):
-                self._tickets[ticket.id] = ticket
-                self._write(ticket)
-                self._write_out()
-            else:
+            if not (self._asleep and self._in_flight < self._workers and self._sent_here(ticket)):
                 self._put(ticket)
 
-    def _is_idle(self, ticket: Ticket) -> bool:
-        """True when this ticket could go out at once without overtaking another or waiting for room."""
-        return not (ticket.waiting or self._inbox or self._ready or self._out or self._stream.wants_to_write)
+    def _sent_here(self, ticket: Ticket) -> bool:
+        """Send a ticket in the user's own thread, if nothing is sent or waits to be sent; else return False."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            if ticket.waiting or self._inbox or self._ready or self._out or self._stream.wants_to_write:
+                return False
+            self._tickets[ticket.id] = ticket
+            self._write(ticket)
+            self._write_out()
+            return True
+        finally:
+            self._sending.release()
 
     def cancel(self, task: int) -> None:
         """The user has cancelled this task's future."""
@@ -188,7 +195,7 @@ class Client:
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
         self._forked = True
-        self._door = threading.RLock()
+        self._door, self._sending = threading.RLock(), threading.RLock()
         self._interchange.after_fork()
 
     def _put(self, item: Ticket | Callable[[], None]) -> None:
@@ -356,12 +363,12 @@ class Client:
 
     def _tell(self, message: Any) -> None:
         """Have a message sent with the next batch."""
-        with self._door:
+        with self._sending:
             self._out.append(message)
 
     def _send(self) -> None:
         """Send what is ready, as far as there is room, a message for each batch."""
-        with self._door:
+        with self._sending:
             while self._ready and self._has_room() and not self._stream.wants_to_write:
                 ticket = self._ready.pop()
                 if ticket.id in self._tickets:
@@ -465,7 +472,7 @@ class Client:
     def _landed(self, ticket: Ticket) -> None:
         """A ticket that was on its way is here again."""
         if ticket.sent_bytes:
-            with self._door:
+            with self._sending:
                 self._in_flight -= 1
                 self._in_flight_bytes -= ticket.sent_bytes
                 ticket.sent_bytes = 0
@@ -529,7 +536,7 @@ class Client:
     def _farewell(self) -> None:
         """Tell the interchange to stop and wait until everything of it has gone."""
         number = self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)
-        with self._door:
+        with self._sending:
             self._out.append(Stop(number))
             self._write_out()
         while self._stream.wants_to_write and self._stream.is_open:

@@ -294,7 +294,10 @@ class Interchange:
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
         if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
             return  # it is allowed to try again
+        reruns = self._scheduler.reruns(outcome.id)
         if self._scheduler.finished(name, outcome.id):
+            if reruns:
+                outcome.reruns = reruns - (outcome.status == Status.CRASHED)
             del self._tasks[outcome.id]
             self._to_client.append(outcome)
             self._frames_to_client.extend(frames)

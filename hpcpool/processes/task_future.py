@@ -32,7 +32,7 @@ class TaskInfo:
     host: str | None = None
     #: Process id of the worker.
     pid: int | None = None
-    #: 1 for the first run; each retry counts.
+    #: 1 for the first run; each retry counts, and each run after a crash or a lost node.
     attempt: int = 1
     #: Seconds since the epoch.
     queued_at: float | None = None
@@ -99,7 +99,7 @@ class TaskFuture(Future[T], Generic[T]):
             self._name,
             host=outcome.host or None,
             pid=outcome.pid or None,
-            attempt=self._attempt,
+            attempt=self._attempt + outcome.reruns,
             queued_at=self._queued_at,
             started_at=outcome.started_at if has_run else None,
             ended_at=outcome.started_at + outcome.elapsed_s if has_run else None,

@@ -81,6 +81,8 @@ class Outcome(Struct, tag=2):
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
     crash: Crash | None = None
+    #: How often the call was run again before, because its worker died or its node was lost.
+    reruns: int = 0
 
 
 class Hello(Struct, tag=10):

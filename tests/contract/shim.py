@@ -100,22 +100,22 @@ class ProcessPoolExecutor(HPCPoolExecutor):
     """What the suite uses. It has the stdlib's name since the suite writes that into the scripts that it starts."""
 
     def __init__(self, *args: object, **options: object) -> None:
-        self._threads_before = set(threading.enumerate())
-        self._futures: weakref.WeakSet[concurrent.futures.Future[object]] = weakref.WeakSet()
+        self._shim_threads_before = set(threading.enumerate())
+        self._shim_futures: weakref.WeakSet[concurrent.futures.Future[object]] = weakref.WeakSet()
         super().__init__(*args, **options)
 
     def submit(self, fn, /, *args, **kwargs):
         future = super().submit(fn, *args, **kwargs)
-        self._futures.add(future)
+        self._shim_futures.add(future)
         return future
 
     @property
     def _processes(self) -> Workers:
-        return Workers(self._max_workers, self._futures)
+        return Workers(self._max_workers, self._shim_futures)
 
     @property
     def _executor_manager_thread(self) -> Threads:
-        return Threads([thread for thread in threading.enumerate() if thread not in self._threads_before])
+        return Threads([thread for thread in threading.enumerate() if thread not in self._shim_threads_before])
 
     @property
     def _call_queue(self) -> Threads:
@@ -128,6 +128,3 @@ class InPlaceOfStdlib(ProcessPoolExecutor):
     Not the same class as the suite's own `executor_type`: a test skips itself where the two are equal, since the stdlib
     hangs in it. HPCPoolExecutor must not.
     """
-
-
-InPlaceOfStdlib.__name__ = concurrent.futures.ProcessPoolExecutor.__name__

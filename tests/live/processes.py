@@ -1,0 +1,111 @@
+"""A pool's processes as the system shows them, and waiting for something to become true."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+T = TypeVar("T")
+
+#: How long anything here may take on a machine that others use, too.
+PATIENCE_S = 20.0
+#: Far longer than any test: for calls that only a signal ends.
+FOREVER_S = 600.0
+
+
+def until(condition: Callable[[], T], what: str = "", timeout_s: float = PATIENCE_S) -> T:
+    """Wait until the condition is true and return what it returned."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or condition}"
+        time.sleep(0.005)
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and not only its zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def role(process: psutil.Process) -> str:
+    """What a process of ours is: its command line tells, and a forked worker's name."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        command = process.cmdline()
+        if process.name() == "hpcpool-worker":
+            return "worker"
+    except psutil.NoSuchProcess:
+        return ""
+    starts = [index for index, word in enumerate(command) if word.endswith("/processes/start.py")]
+    return command[starts[0] + 1] if starts else ""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The processes below one interchange."""
+
+    interchange: psutil.Process
+
+    @classmethod
+    def below(cls, pid: int) -> Pool:
+        """The only pool that a process has."""
+        pools = pools_below(pid)
+        assert len(pools) == 1, pools
+        return pools[0]
+
+    @property
+    def directory(self) -> Path:
+        command = self.interchange.cmdline()
+        return Path(command[command.index("interchange") + 1])
+
+    def all(self) -> list[psutil.Process]:
+        return [self.interchange, *self.interchange.children(recursive=True)]
+
+    def of_role(self, wanted: str) -> list[psutil.Process]:
+        return [process for process in self.interchange.children(recursive=True) if role(process) == wanted]
+
+    @property
+    def manager(self) -> psutil.Process:
+        (manager,) = self.of_role("manager")
+        return manager
+
+    @property
+    def fork_server(self) -> psutil.Process:
+        (fork_server,) = self.of_role("fork-server")
+        return fork_server
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        return self.of_role("worker")
+
+
+def pools_below(pid: int) -> list[Pool]:
+    return [Pool(child) for child in psutil.Process(pid).children() if role(child) == "interchange"]
+
+
+def my_pool() -> Pool:
+    """The only pool of this process."""
+    return Pool.below(os.getpid())
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """A process that does nothing for a while, as on a machine that hangs."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        if process.is_running():
+            process.send_signal(signal.SIGCONT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -17,10 +18,11 @@ from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.config import Config, NodePool
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
 from hpcpool.processes import lifecycle, outcomes
-from hpcpool.processes.client import Client
+from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
 from hpcpool.providers.base import Provider
+from hpcpool.wire.failures import remote_traceback
 from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
 from hpcpool.wire.payload import Payload, pickle_call
@@ -117,6 +119,7 @@ class _Calls(Executor):
             self.submit,
             fn,
             iterables,
+            hold=self._pool._hold,
             workers=self._pool._max_workers,
             timeout_s=timeout,
             chunksize=chunksize,
@@ -239,8 +242,7 @@ class _Calls(Executor):
             ...     pool.join(squares, pool.submit(int, "4")).result()
             [0, 1, 4, 9]
         """
-        self._pool._check_open()
-        return joining.start(fn, args, kwargs, name=self._options.name)
+        return joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name)
 
 
 class HPCPoolExecutor(_Calls):
@@ -318,7 +320,9 @@ class HPCPoolExecutor(_Calls):
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
-            future._finish(outcomes.raising(error))
+            # The text instead of the traceback, whose frames would keep the arguments alive.
+            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
+            future._finish(outcomes.raising(error.with_traceback(None)))
         else:
             client.submit(future, call, options, dependencies, blobs)
         return future
@@ -334,10 +338,16 @@ class HPCPoolExecutor(_Calls):
         return (*pickle_call(fn, args, kwargs, references), (blob,))
 
     def _check_open(self) -> None:
-        if self._is_shut_down:
+        if self._is_shut_down and not (self._client is not None and self._client.is_holder):
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._client is not None:
             self._client.check_open()
+
+    def _hold(self, close: Callable[[bool], None]) -> tuple[Hold, Client]:
+        """Keep the pool open for work at the client that will submit more calls."""
+        self._check_open()
+        client = self._client or self._start()
+        return client.hold(close), client
 
     def _start(self) -> Client:
         """Start the pool at the first call, so that an executor that is not used costs nothing."""
@@ -372,7 +382,6 @@ class HPCPoolExecutor(_Calls):
         client = self._client
         if client is None or not client.is_usable:
             return
-        mapping.finish_feeding(self, cancel=cancel_futures)
         client.close(cancel_futures=cancel_futures)
         if wait:
             client.join()

@@ -8,22 +8,38 @@ from concurrent.futures import Future
 from typing import Any
 
 from hpcpool.processes import outcomes
+from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
 
 
-def start(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str = "") -> TaskFuture[Any]:
+def start(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    take_hold: Callable[[Callable[[bool], None]], tuple[Hold, Client]],
+    name: str = "",
+) -> TaskFuture[Any]:
     """Call `fn` in a thread when the futures in its arguments have finished; return the future of what it returns."""
     future: TaskFuture[Any] = TaskFuture(name or f"join({getattr(fn, '__qualname__', type(fn).__qualname__)})")
+    # A join is pending work: the pool does not end before it, and its thread may submit until then.
+    hold, client = take_hold(lambda cancel: _cancel(future) if cancel else None)
+    future.add_done_callback(lambda _: client.release(hold))
 
     def call() -> None:
         # A thread for each call: one that waits for another (against advice) must not keep that one from starting.
-        threading.Thread(target=_run, args=(future, fn, args, kwargs), name=future.info.name, daemon=True).start()
+        threading.Thread(target=_run, args=(future, hold, fn, args, kwargs), name=future.info.name, daemon=True).start()
 
     _when_done(future, list(futures_in((args, kwargs))), call)
     return future
 
 
-def _run(future: TaskFuture[Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+def _cancel(future: TaskFuture[Any]) -> None:
+    if future.cancel():
+        future._acknowledge_cancel()
+
+
+def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    hold.thread = threading.get_ident()
     if not future.set_running_or_notify_cancel():
         return
     try:

@@ -11,13 +11,12 @@ import itertools
 import queue
 import threading
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future
 from typing import Any, Literal
 
-from hpcpool.processes import lifecycle as _lifecycle  # its exit handler must be registered before ours
+from hpcpool.processes.client import Client, Hold
 
 #: An input without a length is read this far ahead of the results that are taken; for few workers, the lower bound.
 _WINDOW_CHUNKS_PER_WORKER = 8
@@ -28,9 +27,10 @@ _LARGEST_CHUNK = 65536
 #: With measured chunks so many are on the way for each worker: enough to hide the way, few enough to go on measuring.
 _AUTO_CHUNKS_PER_WORKER = 3
 
-_ = _lifecycle  # imported for its order only
 
 Submit = Callable[..., Future[Any]]
+#: Keeps the pool open; called with what is to be done when it closes (True: cancel).
+TakeHold = Callable[[Callable[[bool], None]], tuple[Hold, Client]]
 
 
 def run_map(
@@ -38,6 +38,7 @@ def run_map(
     fn: Callable[..., Any],
     iterables: tuple[Iterable[Any], ...],
     *,
+    hold: TakeHold,
     workers: int,
     timeout_s: float | None,
     chunksize: int | Literal["auto"],
@@ -56,7 +57,7 @@ def run_map(
     if buffersize is not None:
         feed: _Feed = _OnDemand(source, buffersize)
     elif chunksize == "auto" or not has_length:
-        feed = _Threaded(source, workers, total if has_length else None)
+        feed = _Threaded(source, hold, workers, total if has_length else None)
     else:
         feed = _AtOnce(source)
     results = (_unordered if unordered else _ordered)(feed, end, source.is_chunked)
@@ -119,10 +120,6 @@ class _Source:
         if self.is_measured:
             future.add_done_callback(functools.partial(self._measure, len(chunk)))
         return future
-
-    def belongs_to(self, executor: object) -> bool:
-        """Say whether there may still be something to submit to this executor."""
-        return getattr(self._submit, "__self__", None) is executor
 
     def _let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
@@ -224,7 +221,7 @@ class _OnDemand(_Feed):
 class _Threaded(_Feed):
     """A thread submits, within a window."""
 
-    def __init__(self, source: _Source, workers: int, total: int | None) -> None:
+    def __init__(self, source: _Source, hold: TakeHold, workers: int, total: int | None) -> None:
         super().__init__(source)
         self._changed = threading.Condition()
         self._total = total
@@ -238,9 +235,9 @@ class _Threaded(_Feed):
         self._is_cancelled = False
         self._error: BaseException | None = None
         self.has_ended = False
-        self._thread = threading.Thread(target=self._run, name="hpcpool map", daemon=True)
-        _feeds.add(self)
-        self._thread.start()
+        # The pool ends only after the input has been read: what is not read yet is pending work, too.
+        self._hold, self._client = hold(lambda cancel: self.cancel() if cancel else self.release())
+        threading.Thread(target=self._run, name="hpcpool map", daemon=True).start()
 
     def pop(self, timeout_s: float | None) -> Future[Any] | None:
         with self._changed:
@@ -275,11 +272,8 @@ class _Threaded(_Feed):
             self._is_held_back = False
             self._changed.notify_all()
 
-    def join(self) -> None:
-        """Wait until the input has been read."""
-        self._thread.join()
-
     def _run(self) -> None:
+        self._hold.thread = threading.get_ident()
         try:
             while self._wait_for_room():
                 if self._total is not None and self.source.is_measured:
@@ -304,7 +298,7 @@ class _Threaded(_Feed):
                 if self._finished is not None:
                     self._finished.put(None)
                 self._changed.notify_all()
-            _feeds.discard(self)
+            self._client.release(self._hold)
 
     def _wait_for_room(self) -> bool:
         with self._changed:
@@ -322,20 +316,6 @@ class _Threaded(_Feed):
         with self._changed:
             self._unfinished -= 1
             self._changed.notify_all()
-
-
-_feeds: weakref.WeakSet[_Threaded] = weakref.WeakSet()
-
-
-def finish_feeding(executor: Any, *, cancel: bool) -> None:
-    """Before an executor shuts down: let maps that are still reading their input read it to the end, or stop them."""
-    for feed in list(_feeds):
-        if feed.source.belongs_to(executor):
-            if cancel:
-                feed.cancel()
-            else:
-                feed.release()
-            feed.join()
 
 
 class _Results:
@@ -454,14 +434,3 @@ class _Bar:
         """Leave the bar as it stands."""
         with self._lock:
             self._bar.close()
-
-
-def _finish_all_feeding() -> None:
-    for feed in list(_feeds):
-        feed.release()
-        feed.join()
-
-
-# Registered after the client's own exit handler, so it runs before it: maps read their input to the end, then the
-# pending calls are finished.
-threading._register_atexit(_finish_all_feeding)  # type: ignore[attr-defined]

@@ -64,6 +64,15 @@ _WINDOW_LEAST = 4096
 _WINDOW_BYTES = 512 * 1024 * 1024
 
 
+class Hold:
+    """Work at the client that will submit more calls: a map that reads its input, a join."""
+
+    def __init__(self, close: Callable[[bool], None]) -> None:
+        self.close = close
+        #: The thread that does the work, once it runs.
+        self.thread: int | None = None
+
+
 class Client:
     """Connects one executor with its interchange. `submit`, `cancel`, `kill` and `close` may be called anywhere."""
 
@@ -88,11 +97,13 @@ class Client:
         self._in_flight_bytes = 0
         self._window = _WINDOW_LEAST
         self._broken: Broken | None = None
+        #: What keeps the pool from ending; replaced, never changed.
+        self._holds: frozenset[Hold] = frozenset()
         self._closing = False
         self._stop_signal = 0
         self._forked = False
-        #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind the end. These
-        #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread holds them.
+        #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind its end. They
+        #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
         #: Held while anything is sent, with what is counted about it. Who holds the door only tries to get it.
         self._sending = threading.RLock()
@@ -114,8 +125,9 @@ class Client:
             raise RuntimeError(
                 "this executor belongs to the parent of this process and cannot be used after os.fork(); make a new one"
             )
-        lifecycle.check_interpreter()
-        if self._closing and self._broken is None:
+        if not self.is_holder:
+            lifecycle.check_interpreter()
+        if self._closing and self._broken is None and not self.is_holder:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._broken is not None:
             raise self._broken_error()
@@ -124,6 +136,29 @@ class Client:
     def broken(self) -> str | Literal[False]:
         """Why the pool cannot go on; False if it can."""
         return self._broken.reason if self._broken is not None else False
+
+    @property
+    def is_holder(self) -> bool:
+        """True in a thread that may still submit after shutdown, as its work is part of what is pending."""
+        return bool(self._holds) and threading.get_ident() in {hold.thread for hold in self._holds}
+
+    def hold(self, close: Callable[[bool], None]) -> Hold:
+        """Keep the pool from ending until the hold is released; raises as `check_open` does.
+
+        Args:
+            close: called when the pool closes, with True if what is pending is to be cancelled.
+        """
+        with self._door:
+            self.check_open()
+            hold = Hold(close)
+            self._holds = self._holds | {hold}
+        return hold
+
+    def release(self, hold: Hold) -> None:
+        """Let the pool end, as far as this hold is concerned."""
+        with self._door:
+            self._holds = self._holds - {hold}
+        self._put(_nothing)
 
     def new_future(self, name: str) -> TaskFuture[Any]:
         """Return the future of a call that is about to be submitted (or that fails before it can be)."""
@@ -139,8 +174,8 @@ class Client:
     ) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
         ticket = Ticket(future, call, options, blobs)
-        if dependencies:
-            self._look_at_dependencies(ticket, dependencies)
+        if dependencies and not self._look_at_dependencies(ticket, dependencies):
+            return
         with self._door:
             self.check_open()
             if not (self._asleep and self._in_flight < self._workers and self._sent_here(ticket)):
@@ -156,6 +191,8 @@ class Client:
             self._tickets[ticket.id] = ticket
             self._write(ticket)
             self._write_out()
+            if self._stream.wants_to_write:
+                self._put(_nothing)  # the I/O thread must wait for room
             return True
         finally:
             self._sending.release()
@@ -176,6 +213,9 @@ class Client:
         """
         with self._door:
             self._closing = True
+            holds = self._holds
+        for hold in holds:
+            hold.close(cancel_futures)
         self._put(self._withdraw if cancel_futures else _nothing)
 
     def abort(self, signal_number: int, reason: str) -> None:
@@ -207,16 +247,21 @@ class Client:
             except (BlockingIOError, OSError):
                 return  # it is awake already, or has ended
 
-    def _look_at_dependencies(self, ticket: Ticket, dependencies: Sequence[Future[Any]]) -> None:
-        """Take the results that are there, here in the user's thread: pickling them may run the user's code."""
+    def _look_at_dependencies(self, ticket: Ticket, dependencies: Sequence[Future[Any]]) -> bool:
+        """Take the results that are there, here in the user's thread: pickling them may run the user's code.
+
+        Returns False if one cannot be pickled; that has failed the ticket.
+        """
         ticket.parts = [None] * len(dependencies)
         for index, dependency in enumerate(dependencies):
             if dependency.done() and not dependency.cancelled() and dependency.exception() is None:
-                ticket.parts[index] = _payload_of(dependency)
+                if not _fill(ticket, index, dependency):
+                    return False
             else:
                 if ticket.waiting is None:
                     ticket.waiting = {}
                 ticket.waiting[dependency] = index
+        return True
 
     def _broken_error(self) -> BrokenPool:
         assert self._broken is not None
@@ -264,7 +309,7 @@ class Client:
         if self._broken is not None:
             self._read_inbox()  # from now on nothing is put in but cancellations
             return True
-        return self._closing and not self._tickets and not self._inbox
+        return self._closing and not self._tickets and not self._inbox and not self._holds
 
     def _read_inbox(self) -> None:
         # At most what is there now, so that a busy submitter cannot keep results waiting.
@@ -299,8 +344,10 @@ class Client:
                 self._end_by_dependency(ticket, dependency)
                 self._settle_dependents(ticket.future, None)
                 return
-            else:
-                ticket.parts[waiting.pop(dependency)] = _payload_of(dependency)
+            elif not _fill(ticket, waiting.pop(dependency), dependency):
+                self._drop(ticket)
+                self._settle_dependents(ticket.future, None)
+                return
         if not missing:
             self._ready.push(ticket, ticket.options.priority)
             return
@@ -460,10 +507,16 @@ class Client:
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
-        if future._attempt <= ticket.options.retries and outcomes.may_retry(outcome, opener, ticket.options.retry_on):
-            future._attempt += 1
-            self._ready.push(ticket, ticket.options.priority)
-            return
+        if future._attempt <= ticket.options.retries:
+            try:
+                is_retried = outcomes.may_retry(outcome, opener, ticket.options.retry_on)
+            except Exception as error:  # noqa: BLE001 - the user's function
+                error.__cause__ = opener()[1]
+                opener, is_retried = outcomes.raising(error), False
+            if is_retried:
+                future._attempt += 1
+                self._ready.push(ticket, ticket.options.priority)
+                return
         self._drop(ticket)
         future._finish(opener, outcome)
         if self._graph:
@@ -510,10 +563,11 @@ class Client:
 
     def _withdraw(self) -> None:
         """Cancel all calls that do not run: those here at once, those on their way when the interchange says so."""
-        oldest = sorted(self._tickets)
+        oldest = sorted(ticket.id for ticket in self._tickets.values() if not ticket.waiting)
         keep = oldest[min(self._workers, len(oldest)) - 1] if oldest else 0
-        for ticket in [ticket for ticket in self._tickets.values() if not ticket.sent_bytes and ticket.id > keep]:
-            self._give_up(ticket.id)
+        for ticket in list(self._tickets.values()):
+            if ticket.waiting or (not ticket.sent_bytes and ticket.id > keep):
+                self._give_up(ticket.id)
         if self._tickets:
             self._tell(Withdraw(keep))
 
@@ -547,6 +601,16 @@ class Client:
 
 def _nothing() -> None:
     """Wakes the thread, which looks at its state."""
+
+
+def _fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:
+    """Put a finished dependency's result in its place; if it cannot be pickled, fail the ticket and return False."""
+    try:
+        ticket.parts[index] = _payload_of(dependency)
+    except Exception as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+        ticket.future._finish(outcomes.raising(error))
+        return False
+    return True
 
 
 def _payload_of(future: Future[Any]) -> Payload:

@@ -2,27 +2,24 @@
 
 It is kept clean (nothing runs here that could hold a lock while it forks), so a worker starts in milliseconds and
 imports are paid once. It is the only process that signals workers: it has not reaped them yet, so a process id can
-never mean somebody else. Where the kernel allows, orphans of its workers come to it and are ended with it.
+never mean somebody else. Where the kernel allows, orphans of its workers come to it: those of a worker that died are
+ended with that worker, all others (what a call has left behind on purpose) with the fork server.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import selectors
 import signal
 import socket
 import sys
 
-import psutil
-
-from hpcpool.processes import worker
-from hpcpool.processes.sessions import signal_process, signal_session
+from hpcpool.processes import sessions, worker
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, WorkerEnded, WorkerStarted
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+#: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
+_VANISH_S = 2.0
 
 
 def main(argv: list[str]) -> None:
@@ -44,7 +41,7 @@ class ForkServer:
         self._wake_read, self._wake_write = os.pipe()
         for descriptor in (self._wake_read, self._wake_write):
             os.set_blocking(descriptor, False)
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        sessions.adopt_orphans()
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
 
@@ -66,31 +63,41 @@ class ForkServer:
             except (ConnectionError, BrokenPipeError):
                 return
             finally:
-                self._end_all()
+                sessions.kill_descendants(_VANISH_S)
 
     def _obey(self, message: StartWorker | EndWorker, descriptors: list[int]) -> None:
         match message:
             case StartWorker(worker=number):
-                pid = os.fork()
-                if pid == 0:
-                    self._become_worker(number, *descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                self._workers[pid] = number
-                fork_channel.say(self._channel, WorkerStarted(number, pid))
+                try:
+                    self._start_worker(number, descriptors)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
             case EndWorker(worker=number, signal=number_of_signal, session=session):
                 for pid in [pid for pid, known in self._workers.items() if known == number]:
                     if session:
-                        signal_session(pid, number_of_signal)
+                        sessions.kill_family(pid)
                     else:
-                        signal_process(pid, number_of_signal)
+                        sessions.signal_process(pid, number_of_signal)
 
-    def _become_worker(self, number: int, calls: int, link: int, stderr: int) -> None:
+    def _start_worker(self, number: int, descriptors: list[int]) -> None:
+        fork_server = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as error:  # the system has no room for another process
+            os.write(descriptors[-1], f"hpcpool: no worker can be started: {error}\n".encode())
+            fork_channel.say(self._channel, WorkerEnded(number, 1, False))
+            return
+        if pid == 0:
+            self._become_worker(fork_server, number, *descriptors)
+        self._workers[pid] = number
+        fork_channel.say(self._channel, WorkerStarted(number, pid))
+
+    def _become_worker(self, fork_server: int, number: int, calls: int, link: int, stderr: int) -> None:
         """Turn this fresh fork into a worker; never returns."""
         try:
             os.setsid()
-            if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() == 1:
-                os._exit(1)  # the fork server died before the request took hold
+            sessions.die_with(fork_server)
             worker.forget_fork_server()
             os.dup2(stderr, 2)
             for descriptor in (stderr, self._census, self._wake_read, self._wake_write, self._channel.fileno()):
@@ -111,34 +118,25 @@ class ForkServer:
 
     def _reap(self) -> None:
         """Collect all that have ended; of a worker's session nothing may stay."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            number = self._workers.pop(pid, None)
-            if number is None:
-                continue  # an orphan of some worker that has come to us
-            signal_session(pid, signal.SIGKILL)
-            oom_kills = _oom_kills()
-            out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
-            fork_channel.say(self._channel, WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
+        try:
+            # Looked at first, and reaped only when all is done: until then the number stands for nothing else.
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                self._on_end(ended.si_pid)
+        except ChildProcessError:
+            return
 
-    def _end_all(self) -> None:
-        for pid in list(self._workers):
-            signal_session(pid, signal.SIGKILL)
-        for child in psutil.Process().children(recursive=True):
-            signal_process(child.pid, signal.SIGKILL)
-
-
-def _prctl(option: int, value: int) -> bool:
-    """Call Linux's prctl(2); False where there is none."""
-    try:
-        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
-    except AttributeError:
-        return False
+    def _on_end(self, pid: int) -> None:
+        number = self._workers.pop(pid, None)
+        if number is None:  # an orphan of some worker that has come to us
+            os.waitpid(pid, 0)
+            return
+        sessions.kill_session(pid)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            sessions.kill_orphans(worker.mark(self._node_directory, number), self._workers)
+        oom_kills = _oom_kills()
+        out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
+        fork_channel.say(self._channel, WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
 
 
 def _name_process(name: str) -> None:

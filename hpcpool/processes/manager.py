@@ -24,7 +24,7 @@ from hpcpool.core.node import Node
 from hpcpool.processes.connection import Connection, read_connection
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
-from hpcpool.processes.sessions import signal_session
+from hpcpool.processes.sessions import kill_session
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle
@@ -462,7 +462,7 @@ class Manager:
         log.error("block=%s fork server gone code=%s", self._block, self._fork_server.poll())
         for handle in self._workers.values():
             if handle.pid:
-                signal_session(handle.pid, signal.SIGKILL)
+                kill_session(handle.pid)
         self._workers.clear()
         self._leaving = True
 

@@ -1,31 +1,172 @@
-"""Signals to all that runs in a session: a worker and what its calls have started. Nothing is decided here."""
+"""Ends what calls have started, wherever it has gone: by session, by descent, by a mark. It decides nothing.
+
+What a call starts may leave its session (`setsid`), and its parent may end before it. Orphans come to the nearest
+process above that adopts them (Linux), so descent leads to all that runs below us; of those that have come to us, the
+mark in their environment tells which worker they are from. Each search is repeated until it finds nothing new: who has
+been sent SIGKILL starts nothing any more.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterator
+import select
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+#: In the environment of each worker, and so of what its calls start.
+MARK = "HPCPOOL_WORKER"
+#: Without pidfds (before Linux 5.3, macOS) the end of a killed process is looked for this often (seconds).
+_LOOK_AGAIN_S = 0.005
+
+
+def adopt_orphans() -> None:
+    """From now on the orphans among our descendants become our children (Linux; nothing happens elsewhere)."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when its parent dies (Linux); ends it now if that has happened already."""
+    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) and os.getppid() != parent:
+        os._exit(1)
 
 
 def signal_process(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended already."""
+    """Send a signal to a process that may have ended already, or belong to somebody else (sudo)."""
     try:
         os.kill(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return
 
 
-def signal_session(session: int, number: int) -> None:
-    """Send a signal to all members of a session, in whatever process groups they are."""
-    for pid in _members(session):
-        signal_process(pid, number)
+def kill_session(session: int) -> None:
+    """Kill all members of a session, in whatever process groups they are."""
+    killed: set[int] = set()
+    while found := set(_members(session)) - killed:
+        _kill(found)
+        killed |= found
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that descends from it."""
+    signal_process(pid, signal.SIGSTOP)  # or it would start more while we look
+    killed: set[int] = set()
+    while found := set(_descendants(pid)) - killed:
+        _kill(found)
+        killed |= found
+    signal_process(pid, signal.SIGKILL)
+
+
+def kill_orphans(mark: str, spare: Iterable[int]) -> None:
+    """Kill our children (but for `spare`) whose environment has this mark, and all that descends from them."""
+    killed = set(spare)
+    while found := {child.pid for child in _children(os.getpid()) if child.pid not in killed and _has(child, mark)}:
+        for pid in found:
+            kill_family(pid)
+        killed |= found
+
+
+def kill_descendants(patience_s: float) -> None:
+    """Kill all that descends from us and wait until it has ended, but not longer than `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    while _has_child() and time.monotonic() < deadline:
+        living = list(_descendants(os.getpid()))
+        _kill(living)
+        for pid in living:
+            _wait_for_end(pid, deadline)
+        _reap()
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        signal_process(pid, signal.SIGKILL)
+
+
+def _has_child() -> bool:
+    """Whether this process has any child, living or not."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _wait_for_end(pid: int, deadline: float) -> None:
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    except (AttributeError, OSError):
+        time.sleep(_LOOK_AGAIN_S)
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    os.close(descriptor)
+
+
+# psutil is imported where it is used: it costs a cold start some milliseconds, and only an end needs it.
 
 
 def _members(session: int) -> Iterator[int]:
+    import psutil
+
     for pid in psutil.pids():
         try:
             if os.getsid(pid) == session:
                 yield pid
         except (ProcessLookupError, PermissionError):
             continue
+
+
+def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:
+    import psutil
+
+    try:
+        return psutil.Process(pid).children(recursive=recursive)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """All that descends from a process and has not ended."""
+    import psutil
+
+    for process in _children(pid, recursive=True):
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE:
+                yield process.pid
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _has(process: psutil.Process, mark: str) -> bool:
+    import psutil
+
+    try:
+        return process.environ().get(MARK) == mark
+    except psutil.Error:  # it has ended, or is another user's
+        return False
+
+
+def _prctl(option: int, value: int) -> bool:
+    """Call Linux's prctl(2); False where there is none."""
+    try:
+        return bool(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) == 0)
+    except AttributeError:
+        return False

@@ -6,10 +6,11 @@ never opened, and a result that other calls depend on travels on as it came.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, RUNNING
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, RUNNING
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -162,9 +163,19 @@ class TaskFuture(Future[T], Generic[T]):
                     waiter.add_result(self)
             self._condition.notify_all()
         self._controller = None
-        if self._done_callbacks:  # type: ignore[attr-defined]
-            self._invoke_callbacks()  # type: ignore[attr-defined]
+        self._invoke_callbacks()
         return True
+
+    def _invoke_callbacks(self) -> None:
+        """Call each callback once, in order; what one raises concerns neither the others nor the client's thread."""
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except BaseException as error:
+                # In the main thread (cancel() calls back there) Ctrl-C and exit mean the program, not the callback.
+                if not isinstance(error, Exception) and threading.current_thread() is threading.main_thread():
+                    raise
+                LOGGER.exception("exception calling callback for %r", self)
 
     def _start(self) -> None:
         """Note that the call runs, so that it can no longer be cancelled."""

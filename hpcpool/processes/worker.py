@@ -20,6 +20,7 @@ import traceback
 from multiprocessing import context, process
 from typing import Any
 
+from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.link import read_call, write_outcome
@@ -41,9 +42,15 @@ def main(argv: list[str]) -> None:
     serve(int(number), node_directory, socket.socket(fileno=int(calls)), socket.socket(fileno=int(link)))
 
 
+def mark(node_directory: str, number: int) -> str:
+    """Return what a worker and all that its calls start have in their environment."""
+    return f"{node_directory}:{number}"
+
+
 def serve(number: int, node_directory: str, calls: socket.socket, link: socket.socket) -> None:
     """Run calls until the manager closes the channel; never returns."""
     faulthandler.enable()
+    os.environ[MARK] = mark(node_directory, number)
     try:
         if _prepare(number, node_directory, link):
             _run_calls(calls, link)

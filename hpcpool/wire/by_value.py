@@ -1,8 +1,9 @@
 """Functions and classes by value: cloudpickle, with three things mended for a pool of long-lived workers.
 
-1. All functions of the user's `__main__` share one namespace in a worker (its `__main__`), as they do at home: a
-   global that an initializer sets is seen by the calls. A function that comes later brings the globals it names, but
-   never overwrites one that the worker's own code has changed since.
+1. All functions of the user's `__main__` share one namespace in a worker (its `__main__`), as they do at home. A
+   function that comes brings the globals it names, each with a token of its content. A global is put in place if it is
+   new there, or if the user has changed it since (another token); never if the worker's own code has bound it anew.
+   So what an initializer has set or filled is what the calls see.
 2. A class that went out by value and comes back inside a result is the original class, untouched.
 3. Whether something can go by reference is decided here, once, for plain pickle too.
 
@@ -12,17 +13,33 @@ This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynami
 
 from __future__ import annotations
 
+import hashlib
+import io
 import sys
 import types
 import weakref
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import cloudpickle
 from cloudpickle import cloudpickle as _private
 
 _MISSING = object()
-#: What functions have brought into this process's `__main__`: name -> the object put there.
-_placed: dict[str, Any] = {}
+#: The name under which the tokens travel in a function's state.
+_TOKENS = "_hpcpool_tokens"
+
+
+class Global(NamedTuple):
+    """A global that a function brings: its value, and what tells whether the user has changed it."""
+
+    token: bytes
+    value: Any
+
+
+#: What functions have brought into this process's `__main__`.
+_placed: dict[str, Global] = {}
+#: What the function that is being loaded brings, to be put in place again when it runs after another one.
+_brought: dict[str, Global] = {}
 #: Classes that this process has sent out by value: theirs is the true state.
 _sent_classes: weakref.WeakSet[type] = weakref.WeakSet()
 
@@ -46,14 +63,20 @@ def has_registered_modules() -> bool:
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler with the three mends above."""
 
+    #: False while a token is made: a function may name itself.
+    _has_tokens = True
+
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
         if isinstance(obj, types.FunctionType):
             if obj.__globals__ is _main_globals():
-                make, arguments, state, *_ = reduced
-                return (make, arguments, state, None, None, _set_main_function_state)
+                make, arguments, (attributes, slots), *_ = reduced
+                if self._has_tokens:
+                    tokens = {name: _token(value) for name, value in slots["__globals__"].items()}
+                    slots = {**slots, _TOKENS: tokens}
+                return (make, arguments, (attributes, slots), None, None, _set_main_function_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
             _sent_classes.add(obj)
             return (*reduced[:5], _set_class_state)
@@ -77,17 +100,50 @@ def _main_globals() -> dict[str, Any]:
     return sys.modules["__main__"].__dict__
 
 
+class _TokenPickler(Pickler):
+    _has_tokens = False
+
+
+def _token(value: Any) -> bytes:
+    """Return a digest of a global's content; b"" if it cannot be pickled (pickling the function will say so)."""
+    file = io.BytesIO()
+    try:
+        _TokenPickler(file, 5).dump(value)
+    except Exception:  # noqa: BLE001 - user code in __reduce__; it runs again, and is reported, with the function
+        return b""
+    return hashlib.blake2b(file.getbuffer(), digest_size=8).digest()
+
+
 def _set_main_function_state(function: Any, state: Any) -> None:
     attributes, slots = state
-    namespace = function.__globals__
-    fresh = {
-        name: value
-        for name, value in slots["__globals__"].items()
-        if name not in namespace or (name in _placed and namespace[name] is _placed[name])
-    }
-    if namespace is _main_globals():
-        _placed.update(fresh)
-    _private._function_setstate(function, (attributes, {**slots, "__globals__": fresh}))
+    slots = dict(slots)
+    tokens = slots.pop(_TOKENS, {})
+    brought = {name: Global(tokens.get(name, b""), value) for name, value in slots.pop("__globals__").items()}
+    if function.__globals__ is _main_globals():
+        _brought.update(brought)
+        put_in_place(brought)
+    else:
+        for name, (_, value) in brought.items():
+            function.__globals__.setdefault(name, value)
+    _private._function_setstate(function, (attributes, {**slots, "__globals__": {}}))
+
+
+def put_in_place(brought: dict[str, Global]) -> None:
+    """Bring globals into this process's `__main__`, by the rule at the top of this file."""
+    namespace = _main_globals()
+    for name, new in brought.items():
+        placed = _placed.get(name)
+        is_ours = placed is not None and namespace.get(name, _MISSING) is placed.value and placed.token != new.token
+        if name not in namespace or is_ours:
+            namespace[name] = new.value
+            _placed[name] = new
+
+
+def loading(load: Callable[[], Any]) -> tuple[Any, dict[str, Global]]:
+    """Load a function; return it and the globals of `__main__` that it brings."""
+    _brought.clear()
+    function = load()
+    return function, dict(_brought)
 
 
 def _set_class_state(cls: type, state: Any) -> type:

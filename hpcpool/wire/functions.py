@@ -24,9 +24,16 @@ from hpcpool.wire import by_value, payload
 _ATOMS = (int, float, str, bytes, bool, complex, type(None), type(Ellipsis))
 _MISSING = object()
 #: Functions opened in this process, most recently used last.
-_loaded: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
+_loaded: OrderedDict[bytes, _Loaded] = OrderedDict()
 #: How many functions a worker keeps open: more than a program has, few enough to bound what closures hold.
 LOADED_LIMIT = 512
+
+
+class _Loaded(NamedTuple):
+    """An opened function and the globals of `__main__` that came with it."""
+
+    function: Callable[..., Any]
+    brought: dict[str, by_value.Global]
 
 
 class Blob(NamedTuple):
@@ -49,14 +56,17 @@ blob_source: Callable[[bytes], bytes] = _no_blobs
 
 def load_function(key: bytes) -> Callable[..., Any]:
     """Return the function of this key, opened once in each process; called by pickle while a call is opened."""
-    function = _loaded.get(key)
-    if function is None:
-        function = _loaded[key] = pickle.loads(blob_source(key))
+    known = _loaded.get(key)
+    if known is None:
+        function, brought = by_value.loading(lambda: pickle.loads(blob_source(key)))
+        _loaded[key] = _Loaded(function, brought)
         if len(_loaded) > LOADED_LIMIT:
             _loaded.popitem(last=False)
-    else:
+        return function  # type: ignore[no-any-return]
+    if next(reversed(_loaded)) != key:  # another function was used last: it may have brought other globals
         _loaded.move_to_end(key)
-    return function
+        by_value.put_in_place(known.brought)
+    return known.function
 
 
 # -- at the client ----------------------------------------------------------------------------------------------------
@@ -126,7 +136,8 @@ class _Same:
 
 def _parts(function: types.FunctionType) -> tuple[Any, ...]:
     cells = tuple(_Same(value) for value in _cell_values(function))
-    return (_Same(function.__code__), _Same(function.__defaults__), bool(function.__kwdefaults__), cells)
+    has_own = (bool(function.__kwdefaults__), bool(function.__dict__))
+    return (_Same(function.__code__), _Same(function.__defaults__), has_own, cells)
 
 
 def _cell_values(function: types.FunctionType) -> list[Any]:

@@ -112,7 +112,7 @@ class _NeedsValue(Exception):
     """Plain pickle met something that only cloudpickle can carry."""
 
 
-def _keep_in_band(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
+def _keep_in_band(buffers: list[Buffer], is_captured: bool, buffer: pickle.PickleBuffer) -> bool:
     """Say whether a buffer stays inside the pickle; note it in `buffers` if it does not."""
     try:
         raw = buffer.raw()
@@ -120,15 +120,19 @@ def _keep_in_band(buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
         return True
     if raw.nbytes < OUT_OF_BAND_BYTES:
         return True
-    # Arguments are captured at submit: what the caller changes in place later must not be seen by the call.
-    buffers.append(raw if raw.readonly else bytearray(raw))
+    # Arguments are captured at submit: what the caller changes in place later must not be seen by the call. Read-only
+    # memory may be a view of what can change; only bytes never do.
+    buffers.append(bytearray(raw) if is_captured and type(raw.obj) is not bytes else raw)
     return False
 
 
 class _Collector:
     """What both picklers gather besides bytes: large buffers and the futures met."""
 
-    def __init__(self, references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+    def __init__(
+        self, references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]], is_captured: bool = True
+    ) -> None:
+        self.is_captured = is_captured
         self.buffers: list[Buffer] = []
         self.futures: list[Future[Any]] = []
         self._placeholders: dict[int, int] = {}
@@ -146,7 +150,7 @@ class _PlainPickler(pickle.Pickler):
     """The fast way: refuses what must go by value instead of writing a reference that no worker can follow."""
 
     def __init__(self, file: io.BytesIO, found: _Collector) -> None:
-        super().__init__(file, 5, buffer_callback=functools.partial(_keep_in_band, found.buffers))
+        super().__init__(file, 5, buffer_callback=functools.partial(_keep_in_band, found.buffers, found.is_captured))
         self._found = found
 
     def reducer_override(self, obj: Any) -> Any:
@@ -171,7 +175,7 @@ class _ValuePickler(by_value.Pickler):
 
     @staticmethod
     def _buffer_callback(found: _Collector) -> Callable[[pickle.PickleBuffer], bool] | None:
-        return functools.partial(_keep_in_band, found.buffers)
+        return functools.partial(_keep_in_band, found.buffers, found.is_captured)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Future):
@@ -203,33 +207,35 @@ def pickle_call(
 
 
 def pickle_value(value: Any) -> Payload:
-    """Pickle a call's result, or any single object without futures in it."""
-    payload, futures = _pickle(value, _NO_REFERENCES)
+    """Pickle a call's result, or any single object without futures in it; large buffers in it are not copied."""
+    payload, futures = _pickle(value, _NO_REFERENCES, is_captured=False)
     if futures:
         raise TypeError("a future cannot be sent back as (part of) a result; return its value, or use join()")
     return payload
 
 
-def _pickle(obj: Any, references: dict[int, Any]) -> tuple[Payload, Sequence[Future[Any]]]:
+def _pickle(obj: Any, references: dict[int, Any], is_captured: bool = True) -> tuple[Payload, Sequence[Future[Any]]]:
     if not references and not by_value.has_registered_modules():
         # By far the most calls: what plain pickle can do without being asked about any object.
         buffers: list[Buffer] = []
         try:
-            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(_keep_in_band, buffers))
+            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(_keep_in_band, buffers, is_captured))
         except Exception:  # noqa: BLE001 - a future, a lambda, …: the thorough ways below know what to do
             data = _MAIN
         if _MAIN not in data:
             return Payload(data, buffers), ()
-    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references)
+    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references, is_captured)
     if plain is not None:
         return plain
-    found = _Collector(references)
+    found = _Collector(references, is_captured)
     return Payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
 
 
-def _pickle_plainly(obj: Any, references: dict[int, Any]) -> tuple[Payload, Sequence[Future[Any]]] | None:
+def _pickle_plainly(
+    obj: Any, references: dict[int, Any], is_captured: bool
+) -> tuple[Payload, Sequence[Future[Any]]] | None:
     """Pickle without cloudpickle; None if that cannot be done."""
-    found = _Collector(references)
+    found = _Collector(references, is_captured)
     file = io.BytesIO()
     try:
         _PlainPickler(file, found).dump(obj)

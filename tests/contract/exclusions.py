@@ -33,8 +33,8 @@ EXCLUSIONS = [
     ),
     Exclusion(
         r"ProcessPoolForkProcessPoolShutdownTest\.test_processes_terminate",
-        "It counts private _processes: with fork the stdlib must start all workers at once, before it has threads. Here "
-        "workers start when there are calls for them, whatever the start method; the other two variants check that.",
+        "It counts private _processes: with fork the stdlib starts all workers at once, since it must not fork later. "
+        "Here workers start when there are calls for them, whatever the start method. The other variants check that.",
     ),
     Exclusion(
         r"ProcessPool\w+ExecutorTest\.test_python_finalization_error",

@@ -1,0 +1,121 @@
+"""The examples run as a user runs them: as scripts, with real input."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SURVEY = EXAMPLES / "stdlib_survey.py"
+
+
+@pytest.fixture(scope="module")
+def survey():
+    """The example as a module, to look at its pieces."""
+    spec = importlib.util.spec_from_file_location("stdlib_survey", SURVEY)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks for its module there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def run_survey(folder: Path, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", SURVEY, "--workers", "2", "--limit", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, **options)
+
+
+@pytest.mark.live
+def test_the_survey_gives_a_table_a_picture_and_a_comparison(tmp_path):
+    done = run_survey(tmp_path, "--output", "out.png")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == "package files lines functions branches imports notes".split()
+    total = lines[16].split()
+    assert total[0] == "total"
+    assert all(int(number.replace(",", "")) > 0 for number in total[1:])
+    assert lines[-1].startswith("hpcpool ")
+    assert lines[-1].endswith(" s, the same answer")
+    assert "100%" in done.stderr
+    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.live
+def test_the_survey_says_what_it_needs_for_bar_and_picture(tmp_path):
+    for name in ("tqdm", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('taken away')\n")
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = run_survey(tmp_path, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines() == [
+        "no progress bar: tqdm is not installed (pip install 'hpcpool[progress]')",
+        "no picture: matplotlib is not installed (pip install 'hpcpool[plot]')",
+    ]
+    assert "the same answer" in done.stdout
+    assert list(tmp_path.glob("*.png")) == []
+
+
+SOURCE = """\
+import os, os.path as p
+from xml.dom import minidom
+from . import sibling
+
+
+def one(a):
+    try:
+        return [x for x in a if x and os] if a else None
+    except OSError:
+        while True:
+            pass
+
+
+async def two():
+    async for x in y:
+        z = lambda: x
+"""
+
+
+def test_a_file_is_counted(survey, tmp_path):
+    path = tmp_path / "module.py"
+    path.write_text(SOURCE)
+    # Functions: one, two, the lambda. Branches: if/else, and, except, while, async for.
+    assert survey.survey_file(path) == survey.Survey(1, 16, 3, 5, 0, Counter(os=1, xml=1))
+
+
+def test_a_file_that_is_no_python_is_counted_by_its_lines(survey, tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("def :\n'\n")
+    assert survey.survey_file(path) == survey.Survey(files=1, lines=2)
+
+
+def test_warnings_about_the_files_are_not_shown(survey, tmp_path):
+    path = tmp_path / "old.py"
+    path.write_text("'\\d'\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert survey.survey_file(path).lines == 1
+
+
+def test_notes_are_read_from_the_output_of_uniq(survey):
+    assert survey.survey_notes("      3 TODO\n     12 XXX\n") == survey.Survey(notes=15)
+    assert survey.survey_notes("") == survey.Survey()
+
+
+def test_surveys_add_up(survey):
+    one = survey.Survey(1, 2, 3, 4, 5, Counter(os=1))
+    two = survey.Survey(1, 20, 30, 40, 50, Counter(os=2, re=1))
+    assert survey.add_up([one, two]) == one + two == survey.Survey(2, 22, 33, 44, 55, Counter(os=3, re=1))
+
+
+def test_the_library_is_found_without_what_was_installed_into_it(survey):
+    packages = survey.find_packages(limit=3)
+    assert {"asyncio", "json", "(single modules)"} <= packages.keys()
+    assert not {"site-packages", "dist-packages"} & packages.keys()
+    assert all(0 < len(paths) <= 3 for paths in packages.values())

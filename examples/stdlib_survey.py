@@ -16,7 +16,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from hpcpool import HPCPoolExecutor
@@ -29,20 +28,9 @@ COUNT_NOTES = "cat {files} | grep -aowE 'TODO|FIXME|XXX|HACK' | sort | uniq -c"
 #: How many results one call adds up.
 FAN_IN = 16
 
-
-@dataclass(frozen=True)
-class Survey:
-    """What was found in one file, or in many."""
-
-    files: int = 0
-    lines: int = 0
-    functions: int = 0
-    branches: int = 0
-    notes: int = 0
-    imports: Counter[str] = field(default_factory=Counter)
-
-    def __add__(self, other: "Survey") -> "Survey":
-        return Survey(*(getattr(self, part.name) + getattr(other, part.name) for part in fields(self)))
+#: What was found in one file, or in many. An import of `os` counts as "imports" and as "import os".
+Survey = Counter[str]
+COLUMNS = ("files", "lines", "functions", "branches", "imports", "notes")
 
 
 # What the workers do
@@ -55,13 +43,14 @@ def survey_file(path: Path) -> Survey:
             nodes = list(ast.walk(ast.parse(source)))
         except (SyntaxError, ValueError):  # some are wrong on purpose, to test how Python complains
             nodes = []
-    return Survey(
-        files=1,
-        lines=len(source.splitlines()),
-        functions=sum(isinstance(node, FUNCTIONS) for node in nodes),
-        branches=sum(isinstance(node, BRANCHES) for node in nodes),
-        imports=Counter(module for node in nodes for module in imported_modules(node)),
-    )
+    survey = Counter(files=1, lines=len(source.splitlines()))
+    for node in nodes:
+        modules = imported_modules(node)
+        survey["functions"] += isinstance(node, FUNCTIONS)
+        survey["branches"] += isinstance(node, BRANCHES)
+        survey["imports"] += len(modules)
+        survey.update(f"import {module}" for module in modules)
+    return survey
 
 
 def imported_modules(node: ast.AST) -> set[str]:
@@ -74,11 +63,11 @@ def imported_modules(node: ast.AST) -> set[str]:
 
 def survey_notes(output: object) -> Survey:
     """Read what `COUNT_NOTES` printed: lines of a number and a word. A `BashResult` as text is its output."""
-    return Survey(notes=sum(int(line.split()[0]) for line in str(output).splitlines()))
+    return Counter(notes=sum(int(line.split()[0]) for line in str(output).splitlines()))
 
 
 def add_up(surveys: list[Survey]) -> Survey:
-    return sum(surveys, Survey())
+    return sum(surveys, Counter())
 
 
 # The survey, twice
@@ -150,17 +139,19 @@ def with_progress_bar(items: Iterable[object], count: int) -> Iterable[object]:
 
 def largest(surveys: dict[str, Survey], count: int = 15) -> list[tuple[str, Survey]]:
     packages = [(package, survey) for package, survey in surveys.items() if package != "total"]
-    return sorted(packages, key=lambda item: item[1].lines, reverse=True)[:count]
+    return sorted(packages, key=lambda item: item[1]["lines"], reverse=True)[:count]
+
+
+def most_imported(survey: Survey, count: int) -> list[tuple[str, int]]:
+    modules = {key.removeprefix("import "): times for key, times in survey.items() if key.startswith("import ")}
+    return Counter(modules).most_common(count)
 
 
 def print_table(surveys: dict[str, Survey]) -> None:
-    print(f"{'package':<18}{'files':>9}{'lines':>11}{'functions':>11}{'branches':>11}{'imports':>9}{'notes':>8}")
+    print(f"{'package':<18}", *(f"{column:>10}" for column in COLUMNS))
     for package, survey in [*largest(surveys), ("total", surveys["total"])]:
-        print(
-            f"{package:<18}{survey.files:>9,}{survey.lines:>11,}{survey.functions:>11,}"
-            f"{survey.branches:>11,}{survey.imports.total():>9,}{survey.notes:>8,}"
-        )
-    modules = (f"{module} ({count:,})" for module, count in surveys["total"].imports.most_common(8))
+        print(f"{package:<18}", *(f"{survey[column]:>10,}" for column in COLUMNS))
+    modules = (f"{module} ({times:,})" for module, times in most_imported(surveys["total"], 8))
     print(f"most imported: {', '.join(modules)}")
 
 
@@ -172,19 +163,20 @@ def draw(surveys: dict[str, Survey], output: Path) -> None:
         return
     total = surveys["total"]
     figure = Figure(figsize=(12, 6), layout="constrained")
-    figure.suptitle(
-        f"The standard library of Python {platform.python_version()}: {total.lines:,} lines in {total.files:,} files"
-    )
+    size = f"{total['lines']:,} lines in {total['files']:,} files"
+    figure.suptitle(f"The standard library of Python {platform.python_version()}: {size}")
     sizes, imports = figure.subplots(1, 2)
 
     packages = largest(surveys)[::-1]  # the last one is on top
-    bars = sizes.barh([package for package, _ in packages], [survey.lines for _, survey in packages])
-    sizes.bar_label(bars, [f"{100 * survey.branches / survey.lines:.0f}" for _, survey in packages], padding=3)
+    bars = sizes.barh([package for package, _ in packages], [survey["lines"] for _, survey in packages])
+    sizes.bar_label(
+        bars, [f"{100 * survey['branches'] / max(survey['lines'], 1):.0f}" for _, survey in packages], padding=3
+    )
     sizes.set_title("Lines of the largest packages (with branches per 100 lines)")
     sizes.xaxis.set_major_formatter("{x:,.0f}")
 
-    modules = total.imports.most_common(15)[::-1]
-    bars = imports.barh([module for module, _ in modules], [count for _, count in modules], color="tab:green")
+    modules = most_imported(total, 15)[::-1]
+    bars = imports.barh([module for module, _ in modules], [times for _, times in modules], color="tab:green")
     imports.bar_label(bars, fmt="{:,.0f}", padding=3)
     imports.set_title("Imports of the most imported modules")
 
@@ -205,6 +197,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     packages = find_packages(arguments.limit)
+    for path in sum(packages.values(), []):  # or the first to read them would wait for the disk
+        (STDLIB / path).read_bytes()
     started = time.perf_counter()
     surveys = survey_with_hpcpool(packages, arguments.workers)
     hpcpool_s = time.perf_counter() - started

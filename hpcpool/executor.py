@@ -315,7 +315,8 @@ class HPCPoolExecutor(_Calls):
 
     def _submit(self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any) -> TaskFuture[T]:
         client = self._client or self._start()
-        self._check_open()
+        if self._is_shut_down:
+            self._check_open()
         future: TaskFuture[T] = client.new_future(options.name or _name_of(fn))
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -10,6 +11,8 @@ from typing import Any
 from hpcpool.processes import outcomes
 from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
+
+_CONTAINERS = (dict, list, tuple, set, frozenset)
 
 
 def start(
@@ -24,12 +27,7 @@ def start(
     # A join is pending work: the pool does not end before it, and its thread may submit until then.
     hold, client = take_hold(lambda cancel: _cancel(future) if cancel else None)
     future.add_done_callback(lambda _: client.release(hold))
-
-    def call() -> None:
-        # A thread for each call: one that waits for another (against advice) must not keep that one from starting.
-        threading.Thread(target=_run, args=(future, hold, fn, args, kwargs), name=future.info.name, daemon=True).start()
-
-    _when_done(future, list(futures_in((args, kwargs))), call)
+    _when_done(future, list(futures_in((args, kwargs))), lambda: _in_thread(future, _run, hold, fn, args, kwargs))
     return future
 
 
@@ -38,16 +36,50 @@ def _cancel(future: TaskFuture[Any]) -> None:
         future._acknowledge_cancel()
 
 
+def _in_thread(future: TaskFuture[Any], step: Callable[..., None], *args: Any) -> None:
+    """Take the next step of a join in a thread of its own.
+
+    One for each: a function that waits for another join (against advice) must not keep that one from starting, and
+    results must not be opened in the client's thread.
+    """
+    try:
+        threading.Thread(target=step, args=(future, *args), name=future.info.name, daemon=True).start()
+    except RuntimeError as error:  # the system has no thread left
+        future._finish(outcomes.raising(error))
+
+
 def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
-    hold.thread = threading.get_ident()
+    """Call the function; what it returns may still have to finish."""
     if not future.set_running_or_notify_cancel():
         return
+    hold.thread = threading.get_ident()
     try:
-        returned = fn(*with_results(args), **with_results(kwargs))
+        returned = fn(*map(with_results, args), **{name: with_results(value) for name, value in kwargs.items()})
     except BaseException as error:  # noqa: BLE001 - the user's function may raise anything
-        future._finish(outcomes.raising(error))
+        _fail(future, error)
         return
-    _when_done(future, list(futures_in(returned)), lambda: future.set_result(with_results(returned)), inner=True)
+    finally:
+        hold.thread = None
+    if awaited := list(futures_in(returned)):
+        _when_done(future, awaited, lambda: _in_thread(future, _finish, returned), inner=True)
+    else:
+        future.set_result(returned)
+
+
+def _finish(future: TaskFuture[Any], returned: Any) -> None:
+    """All futures in what the function returned have results."""
+    try:
+        value = with_results(returned)
+    except BaseException as error:  # noqa: BLE001 - a result that cannot be opened, or not be put in a set
+        _fail(future, error)
+    else:
+        future.set_result(value)
+
+
+def _fail(future: TaskFuture[Any], error: BaseException) -> None:
+    # Without our own frame: it has the future, which has the error, so all that the call had would stay alive.
+    trace = error.__traceback__
+    future._finish(outcomes.raising(error.with_traceback(trace.tb_next if trace is not None else None)))
 
 
 def _when_done(
@@ -62,49 +94,70 @@ def _when_done(
 
     def one_done(done: Future[Any]) -> None:
         nonlocal left
-        if done.cancelled():
-            if not future.cancel() and not future.done():
-                future._finish(outcomes.raising(outcomes.cancelled_inside(future, done)))
-            future._acknowledge_cancel()
-            return
-        if (error := done.exception()) is not None:
-            if inner:  # what fn returned: its failure is the result
-                future._finish(outcomes.raising(error))
-            else:
-                outcomes.fail_by_dependency(future, done)
-            return
+        has_failed = done.cancelled() or done.exception() is not None
         with lock:
-            left -= 1
+            if left <= 0:
+                return  # another one has failed
+            left = 0 if has_failed else left - 1
             is_last = left == 0
-        if is_last and not future.done():
+        if has_failed:
+            _fall(future, done, inner=inner)
+        elif is_last and not future.done():
             then()
 
     for one in awaited:
         one.add_done_callback(one_done)
 
 
+def _fall(future: TaskFuture[Any], cause: Future[Any], *, inner: bool) -> None:
+    """End a join by a future that failed or was cancelled."""
+    if cause.cancelled():
+        if not future.cancel():
+            future._finish(outcomes.raising(outcomes.cancelled_inside(future, cause)))
+        future._acknowledge_cancel()
+    elif inner and (error := cause.exception()) is not None:  # what fn returned: its failure is the result
+        future._finish(outcomes.raising(error))
+    else:
+        outcomes.fail_by_dependency(future, cause)
+
+
 def futures_in(value: Any) -> Iterator[Future[Any]]:
     """Return the futures in a value: itself, or in lists, tuples, sets and dictionaries, at any depth."""
     stack = [value]
+    seen: set[int] = set()
     while stack:
         item = stack.pop()
         if isinstance(item, Future):
             yield item
-        elif isinstance(item, dict):
-            stack += [*item.keys(), *item.values()]
-        elif isinstance(item, (list, tuple, set, frozenset)):
-            stack += item
+        elif isinstance(item, _CONTAINERS) and id(item) not in seen:
+            seen.add(id(item))
+            stack += [*item.keys(), *item.values()] if isinstance(item, dict) else item
 
 
 def with_results(value: Any) -> Any:
-    """Return the value with each finished future in it replaced by its result; containers without any stay."""
+    """Return the value with each finished future in it replaced by its result; what has none in it stays as it is."""
+    return _rebuilt(value, {}) if any(True for _ in futures_in(value)) else value
+
+
+def _rebuilt(value: Any, known: dict[int, Any]) -> Any:
+    """Build the containers in a value anew; `known` are those that have been begun, as one may be inside itself."""
     if isinstance(value, Future):
         return value.result()
+    if not isinstance(value, _CONTAINERS):
+        return value
+    if id(value) in known:
+        return known[id(value)]
+    if isinstance(value, (tuple, frozenset)):
+        items = [_rebuilt(item, known) for item in value]
+        return type(value)._make(items) if hasattr(value, "_make") else type(value)(items)
+    new: Any = copy.copy(value)  # a defaultdict keeps its factory
+    known[id(value)] = new
+    new.clear()
     if isinstance(value, dict):
-        return {with_results(key): with_results(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        items = [with_results(item) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    if isinstance(value, (list, set, frozenset)):
-        return type(value)(with_results(item) for item in value)
-    return value
+        for key, item in value.items():
+            new[_rebuilt(key, known)] = _rebuilt(item, known)
+    else:
+        add = new.append if isinstance(value, list) else new.add
+        for item in value:
+            add(_rebuilt(item, known))
+    return new

@@ -2,12 +2,17 @@
 
 Input with a length is submitted at once, in the caller's thread, as the standard library does. Input without one, and
 `chunksize="auto"`, are fed by a thread: it reads at most a window ahead of the consumer, and of the calls that finish.
+
+When the pool closes, a map that nobody has taken a result of is read to its end, so that all its calls run, as in the
+standard library. One that somebody has begun to consume is read as far as its window lets it, and then ends with an
+error: its input may have no end.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import queue
 import threading
 import time
@@ -26,7 +31,6 @@ _CHUNK_S = 0.01
 _LARGEST_CHUNK = 65536
 #: With measured chunks so many are on the way for each worker: enough to hide the way, few enough to go on measuring.
 _AUTO_CHUNKS_PER_WORKER = 3
-
 
 Submit = Callable[..., Future[Any]]
 #: Keeps the pool open; called with what is to be done when it closes (True: cancel).
@@ -47,34 +51,40 @@ def run_map(
     progress: bool,
 ) -> Iterator[Any]:
     """Submit the calls of a map and return the iterator over their results; see `HPCPoolExecutor.map`."""
-    _check(chunksize, buffersize)
+    if chunksize != "auto":
+        chunksize = _whole(chunksize, 'chunksize must be an integer or "auto"', "chunksize must be >= 1.")
+    if buffersize is not None:
+        buffersize = _whole(buffersize, "buffersize must be an integer or None", "buffersize must be None or > 0")
     end = None if timeout_s is None else timeout_s + time.monotonic()
     total = min((len(items) for items in iterables if isinstance(items, Sized)), default=None)
     has_length = all(isinstance(items, Sized) for items in iterables)
-    bar = _Bar(total) if progress else None
     calls = zip(*iterables)  # noqa: B905 - the shortest ends the calls, as in the standard library
+    bar = _Bar(total) if progress else None
     source = _Source(submit, fn, calls, chunksize, bar)
-    if buffersize is not None:
-        feed: _Feed = _OnDemand(source, buffersize)
-    elif chunksize == "auto" or not has_length:
-        feed = _Threaded(source, hold, workers, total if has_length else None)
-    else:
-        feed = _AtOnce(source)
+    try:
+        if buffersize is not None:
+            feed: _Feed = _OnDemand(source, buffersize)
+        elif chunksize == "auto" or not has_length:
+            feed = _Threaded(source, hold, workers, total if has_length else None)
+        else:
+            feed = _AtOnce(source)
+    except BaseException:
+        if bar is not None:
+            bar.close()
+        raise
     results = (_unordered if unordered else _ordered)(feed, end, source.is_chunked)
     return _Results(feed, results, bar)
 
 
-def _check(chunksize: int | Literal["auto"], buffersize: int | None) -> None:
-    if chunksize != "auto":
-        if not isinstance(chunksize, int):
-            raise TypeError(f'chunksize must be an integer or "auto", not {chunksize!r}')
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-    if buffersize is not None:
-        if not isinstance(buffersize, int):
-            raise TypeError("buffersize must be an integer or None")
-        if buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+def _whole(value: Any, if_none: str, if_too_small: str) -> int:
+    """Return a number of at least 1 as a plain integer; errors say what the standard library says."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(if_none) from None
+    if number < 1:
+        raise ValueError(if_too_small)
+    return number
 
 
 def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
@@ -110,18 +120,18 @@ class _Source:
         if not self.is_chunked:
             for args in self._calls:
                 return self._with_bar(self._submit(self._fn, *args), 1)
-            self._let_go()
+            self.let_go()
             return None
         chunk = list(itertools.islice(self._calls, self.size))
         if not chunk:
-            self._let_go()
+            self.let_go()
             return None
         future = self._with_bar(self._submit(functools.partial(_run_chunk, self._fn), chunk), len(chunk))
         if self.is_measured:
             future.add_done_callback(functools.partial(self._measure, len(chunk)))
         return future
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
         self._submit, self._fn, self._calls = _closed, _closed, iter(())
 
@@ -153,9 +163,8 @@ class _Feed:
         """Return the next task in order; None when there is none left. Raises `TimeoutError`."""
         if not self.futures:
             return None
-        future, _ = self.futures.popitem(last=False)
-        self.taken()
-        return future
+        self.taken()  # first: if the input raises, this one is still there to be cancelled
+        return self.futures.popitem(last=False)[0]
 
     def listen(self, finished: queue.SimpleQueue[Future[Any] | None]) -> None:
         """Put each task into this queue when it has finished, and None when the input has ended."""
@@ -174,6 +183,9 @@ class _Feed:
         """Submit no more and cancel what does not run."""
         for future in list(self.futures):
             future.cancel()
+
+    def consumed(self) -> None:
+        """Somebody takes the results."""
 
     def release(self) -> None:
         """Nobody will take the results: run everything all the same, as the standard library does."""
@@ -232,11 +244,14 @@ class _Threaded(_Feed):
         self._workers = workers
         self._submitted_items = 0
         self._is_held_back = total is None
+        self._is_consumed = False
+        #: The pool closes, so there is no waiting for the consumer any more.
+        self._is_last_call = False
         self._is_cancelled = False
         self._error: BaseException | None = None
         self.has_ended = False
         # The pool ends only after the input has been read: what is not read yet is pending work, too.
-        self._hold, self._client = hold(lambda cancel: self.cancel() if cancel else self.release())
+        self._hold, self._client = hold(lambda cancel: self.cancel() if cancel else self._pool_closes())
         threading.Thread(target=self._run, name="hpcpool map", daemon=True).start()
 
     def pop(self, timeout_s: float | None) -> Future[Any] | None:
@@ -267,9 +282,20 @@ class _Threaded(_Feed):
             self._changed.notify_all()
         super().cancel()
 
+    def consumed(self) -> None:
+        self._is_consumed = True
+
     def release(self) -> None:
         with self._changed:
             self._is_held_back = False
+            self._changed.notify_all()
+
+    def _pool_closes(self) -> None:
+        with self._changed:
+            if self._is_consumed:
+                self._is_last_call = True
+            else:
+                self._is_held_back = False
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -290,10 +316,13 @@ class _Threaded(_Feed):
                     self._keep(future)
                     self._changed.notify_all()
                 future.add_done_callback(self._one_finished)
+                if self._is_cancelled:  # since it was looked at
+                    future.cancel()
         except BaseException as error:  # noqa: BLE001 - the user's input may raise anything; the consumer sees it
             self._error = error
         finally:
             with self._changed:
+                self.source.let_go()
                 self.has_ended = True
                 if self._finished is not None:
                     self._finished.put(None)
@@ -301,16 +330,22 @@ class _Threaded(_Feed):
             self._client.release(self._hold)
 
     def _wait_for_room(self) -> bool:
+        """Wait until one more may be submitted; False if none is wanted any more."""
         with self._changed:
-            self._changed.wait_for(self._may_go_on)
+            self._changed.wait_for(self._may_look_on)
+            if self._is_last_call and self._waits_for_consumer() and not self._is_cancelled:
+                raise RuntimeError("cannot schedule new futures after shutdown: this map has not read all of its input")
             return not self._is_cancelled
 
-    def _may_go_on(self) -> bool:
+    def _may_look_on(self) -> bool:
         if self._is_cancelled:
             return True
         if self._unfinished >= min(self._unfinished_limit, self._window):
             return False
-        return not self._is_held_back or self._unconsumed < self._window
+        return self._is_last_call or not self._waits_for_consumer()
+
+    def _waits_for_consumer(self) -> bool:
+        return self._is_held_back and self._unconsumed >= self._window
 
     def _one_finished(self, future: Future[Any]) -> None:
         with self._changed:
@@ -335,6 +370,7 @@ class _Results:
         if self._is_closed:
             raise StopIteration
         self._is_started = True
+        self._feed.consumed()
         try:
             return next(self._results)
         except BaseException:
@@ -372,8 +408,9 @@ def _unordered(feed: _Feed, end: float | None, is_chunked: bool) -> Iterator[Any
     feed.listen(finished)
     while (taken := _take_finished(feed, finished, end)) is not None:
         if is_chunked:
+            taken[0].reverse()
             while taken[0]:
-                yield taken[0].pop(0)
+                yield taken[0].pop()
         else:
             yield taken.pop()
 

@@ -564,6 +564,39 @@ def test_calls_that_are_pending_at_the_end_of_the_program_are_finished(tmp_path)
 
 
 @pytest.mark.live
+def test_a_join_that_is_pending_at_the_end_of_the_program_is_finished(tmp_path):
+    program = """
+    import time
+    from hpcpool.apps import bash_app, join_app, python_app
+
+    @python_app
+    def slow():
+        time.sleep(0.3)
+        return 3
+
+    @bash_app
+    def write(text, stdout="pending.txt"):
+        return f"echo {text}"
+
+    @join_app
+    def write_all(count):
+        return [write(n, stdout=f"{n}.txt") for n in range(count)]
+
+    write_all(slow())
+    """
+    assert run_program(program, tmp_path) == ""
+    assert [(tmp_path / f"{n}.txt").read_text() for n in range(3)] == ["0\n", "1\n", "2\n"]
+
+
+@pytest.mark.live
+def test_leaving_the_block_waits_for_a_join(ex):
+    with HPCPoolExecutor(1):
+        future = fibonacci(add(4))
+    assert future.done()
+    assert future.result() == 5
+
+
+@pytest.mark.live
 def test_a_forked_child_has_a_shared_executor_of_its_own(tmp_path):
     program = """
     import os, sys, warnings

@@ -7,6 +7,7 @@ queues, each with a pipe that wakes the other side; nothing else is shared.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import selectors
@@ -19,6 +20,7 @@ from typing import NamedTuple
 
 from hpcpool.config import Config, NodePool
 from hpcpool.core.scaling import PoolSnapshot, plan
+from hpcpool.processes import sessions
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, SubmitError
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 _EARLY_S = 10.0
 #: How long cancelled blocks get (seconds) before they are cancelled once more, which kills them.
 _CANCEL_AGAIN_S = 1.0
+#: How long the killed processes of a dead local block may take to vanish (seconds).
+_VANISH_S = 2.0
 
 
 class BlockEnded(NamedTuple):
@@ -74,6 +78,8 @@ class _Block:
     stderr: str
     registered: bool = False
     late: bool = False
+    #: It was cancelled alone; when to do so once more.
+    cancel_again_at: float | None = None
 
 
 class BlockControl:
@@ -118,6 +124,10 @@ class BlockControl:
         """Tell that a manager of this block has come, with this many slots."""
         self._ask(lambda: self._note_registered(block, slots))
 
+    def lost(self, block: str) -> None:
+        """Tell that a block's managers are lost although it runs: it is ended, so that another can take its place."""
+        self._ask(lambda: self._note_lost(block))
+
     def stop(self, patience_s: float) -> None:
         """Start no more blocks; cancel what has not ended by itself after `patience_s`; then report `Finished`."""
         self._ask(lambda: self._note_stop(patience_s))
@@ -148,6 +158,7 @@ class BlockControl:
 
     def _step(self) -> None:
         now = time.monotonic()
+        self._cancel_again(now)
         ask_again = self._start_missing(now) if self._stop_by is None else self._cancel_late(now)
         self._wait(ask_again)
         while not self._requests.empty():
@@ -157,6 +168,7 @@ class BlockControl:
     def _wait(self, until: float | None) -> None:
         """Sleep until there is a request, news of a job, or something to do by the clock."""
         moments = [moment for moment in (until, self._warn_at(), self._late_at()) if moment is not None]
+        moments += self._cancel_again_at()
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_read, selectors.EVENT_READ)
             for pool, driver in self._drivers.items():
@@ -241,11 +253,14 @@ class BlockControl:
                 elif not block.registered and self._is_late(block, now) and not block.late:
                     block.late = True
                     log.error("block=%s no manager after %.0f s: cancelled", block.name, now - block.started_at)
-                    driver.cancel([block.job])
+                    self._cancel(block, now)
 
     def _note_end(self, block: _Block, status: JobStatus, now: float) -> None:
         del self._blocks[block.name]
         log.info("block=%s job=%s ended: %s", block.name, block.job, status.reason)
+        if block.driver.is_local and not any(other.driver.is_local for other in self._blocks.values()):
+            # If manager and fork server were killed together, what they had started has come to us.
+            sessions.kill_descendants(_VANISH_S)
         self._report(BlockEnded(block.name, status.reason))
         if self._stop_by is not None:
             return
@@ -280,6 +295,12 @@ class BlockControl:
             self._slots_per_block[block.pool.name] = slots * block.pool.nodes_per_block
             self._start_failures = 0
 
+    def _note_lost(self, name: str) -> None:
+        block = self._blocks.get(name)
+        if block is not None and block.cancel_again_at is None:
+            log.error("block=%s its managers are lost: cancelled", name)
+            self._cancel(block, time.monotonic())
+
     def _note_stop(self, patience_s: float) -> None:
         self._stop_by = time.monotonic() + patience_s
         never_heard = [block for block in self._blocks.values() if not block.registered]
@@ -287,6 +308,20 @@ class BlockControl:
             block.driver.cancel([block.job])
 
     # -- the clock --
+
+    def _cancel(self, block: _Block, now: float) -> None:
+        block.driver.cancel([block.job])
+        block.cancel_again_at = now + _CANCEL_AGAIN_S
+
+    def _cancel_again(self, now: float) -> None:
+        """Cancel once more, which kills, what was cancelled and has not ended."""
+        for block in self._blocks.values():
+            if block.cancel_again_at is not None and now >= block.cancel_again_at:
+                block.cancel_again_at = math.inf
+                block.driver.cancel([block.job])
+
+    def _cancel_again_at(self) -> list[float]:
+        return [at for block in self._blocks.values() if (at := block.cancel_again_at) is not None and at < math.inf]
 
     def _cancel_late(self, now: float) -> float | None:
         """Cancel what is left after a stop; a second time, harder, when that was not enough."""

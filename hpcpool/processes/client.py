@@ -121,6 +121,8 @@ class Client:
 
     def check_open(self) -> None:
         """Raise what `submit` must raise when the pool takes no calls."""
+        if not (self._closing or self._forked or lifecycle.is_exiting()):
+            return
         if self._forked:
             raise RuntimeError(
                 "this executor belongs to the parent of this process and cannot be used after os.fork(); make a new one"
@@ -313,12 +315,13 @@ class Client:
 
     def _read_inbox(self) -> None:
         # At most what is there now, so that a busy submitter cannot keep results waiting.
-        for _ in range(len(self._inbox)):
-            item = self._inbox.popleft()
-            if type(item) is Ticket:
+        inbox = self._inbox
+        for _ in range(len(inbox)):
+            item = inbox.popleft()
+            if isinstance(item, Ticket):
                 self._admit(item)
             else:
-                item()  # type: ignore[operator]
+                item()
 
     def _admit(self, ticket: Ticket) -> None:
         if self._broken is not None:

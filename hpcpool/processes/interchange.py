@@ -7,7 +7,6 @@ run directory is removed last.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import os
@@ -23,11 +22,12 @@ from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.scheduler import Scheduler
-from hpcpool.processes import block_control
+from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
 from hpcpool.processes.connection import Connection, write_connection
-from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.processes.streams import Streams
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -55,19 +55,22 @@ from hpcpool.wire.messages import (
     Withdraw,
     Withdrawn,
     deal_frames,
-    encode,
     from_client,
     from_manager,
 )
-from hpcpool.wire.stream import Stream
+from hpcpool.wire.stream import Message, Stream
 from hpcpool.wire.versions import disagreement, hello
 
 log = logging.getLogger(__name__)
 
+#: The client's name among the streams; managers' are numbers.
+_CLIENT = b"client"
 #: How long a stopping pool's blocks may take to end in good order (seconds); exit handlers of workers run in this time.
 _STOP_S = 10.0
 #: The same when they are to end at once.
 _KILL_S = 0.5
+#: How long killed processes may take to vanish (seconds).
+_VANISH_S = 2.0
 
 
 def main(argv: list[str]) -> None:
@@ -76,6 +79,7 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
     spare_the_collector()
+    sessions.adopt_orphans()
     Interchange(directory, int(client), int(user_stderr), int(census)).run()
 
 
@@ -98,7 +102,6 @@ class Interchange:
         self._directory = directory
         with open(os.path.join(directory, "config.json"), "rb") as file:
             self._config = Config.from_json(file.read())
-        self._client = Stream(socket.socket(fileno=client))
         self._hello = hello()
         self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
@@ -116,7 +119,6 @@ class Interchange:
         self._wake_read, self._wake_write = os.pipe()
         self._descriptors = (user_stderr, census)
         self._control: BlockControl | None = None
-        self._peers: dict[bytes, Stream] = {}
         self._names = itertools.count(1)
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.setblocking(False)
@@ -125,9 +127,8 @@ class Interchange:
         self._loop = EventLoop()
         self._loop.add(self._wake_read, self._hear_block_control)
         self._loop.add(self._listener, self._accept)
-        self._loop.add(self._client, self._on_client_ready)
-        #: Streams that wait for room.
-        self._full: set[Stream] = set()
+        self._streams = Streams(self._loop)
+        self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
 
     @property
     def _managers_path(self) -> str:
@@ -147,28 +148,10 @@ class Interchange:
     def _patience_s(self) -> float | None:
         return self._config.heartbeat_period_s if self._managers else None
 
-    def _watch_writes(self, stream: Stream) -> None:
-        """Listen for room on a stream exactly while something waits for it."""
-        if stream.wants_to_write is (stream in self._full) or not stream.is_open:
-            return
-        self._full ^= {stream}
-        self._loop.change(stream, READ | WRITE if stream in self._full else READ)
-
     # -- the client --
 
-    def _on_client_ready(self, events: int) -> None:
-        if events & WRITE:
-            self._client.flush()
-            self._watch_writes(self._client)
-        if events & READ:
-            self._hear_client()
-            if not self._client.is_open:
-                self._loop.remove(self._client)
-                log.info("client gone")
-                self._stop(signal.SIGKILL)
-
-    def _hear_client(self) -> None:
-        for header, frames in self._client.receive():
+    def _hear_client(self, name: bytes, messages: list[Message], is_open: bool) -> None:
+        for header, frames in messages:
             try:
                 batch = deal_frames(from_client.decode(header), frames)
             except MessageError as error:
@@ -181,6 +164,10 @@ class Interchange:
                     self._scheduler.submitted(message.id, message.priority, message.crash_limit)
                 else:
                     self._on_client(message)
+        if not is_open:
+            self._streams.remove(name)
+            log.info("client gone")
+            self._stop(signal.SIGKILL)
 
     def _on_client(self, message: FromClient) -> None:
         match message:
@@ -244,43 +231,31 @@ class Interchange:
             self._announced = offered
             self._to_client.append(Capacity(*offered))
         if self._to_client:
-            if self._client.is_open:
-                self._client.send(encode(self._to_client), self._frames_to_client)
-                self._watch_writes(self._client)
+            self._streams.send(_CLIENT, self._to_client, self._frames_to_client)
             self._to_client, self._frames_to_client = [], []
 
     # -- managers --
 
     def _accept(self, events: int) -> None:
-        connection, _ = self._listener.accept()
-        name = b"%d" % next(self._names)
-        stream = self._peers[name] = Stream(connection)
-        self._loop.add(stream, functools.partial(self._on_peer_ready, name, stream))
+        try:
+            connection, _ = self._listener.accept()
+        except OSError as error:
+            log.error("a manager cannot connect: %s", error)
+            return
+        self._streams.add(b"%d" % next(self._names), Stream(connection), self._hear_peer)
 
-    def _on_peer_ready(self, name: bytes, stream: Stream, events: int) -> None:
-        if events & WRITE:
-            stream.flush()
-            self._watch_writes(stream)
-        if events & READ:
-            for header, frames in stream.receive():
+    def _hear_peer(self, name: bytes, messages: list[Message], is_open: bool) -> None:
+        for header, frames in messages:
+            if name in self._streams:  # else it was dropped for a message before this one
                 self._on_batch(name, header, frames)
-            if not stream.is_open:
-                self._lose(name, "its connection ended")
-
-    def _disconnect(self, name: bytes) -> None:
-        stream = self._peers.pop(name, None)
-        if stream is not None:
-            self._full.discard(stream)
-            self._loop.remove(stream)
-            stream.close()
+        if not is_open:
+            self._lose(name, "its connection ended")
 
     def _on_batch(self, name: bytes, header: Any, frames: list[Any]) -> None:
         try:
             batch = deal_frames(from_manager.decode(header), frames)
         except MessageError as error:
-            log.error("manager=%r dropped: %s", name, error)
-            self._tell(name, [Stop(signal.SIGKILL)])
-            self._lose(name, "it sent a malformed message")
+            self._drop(name, str(error))
             return
         manager = self._managers.get(name)
         if manager is not None:
@@ -290,6 +265,12 @@ class Interchange:
                 self._on_outcome(name, message, its_frames)
             else:
                 self._on_manager(name, message)
+
+    def _drop(self, name: bytes, reason: str) -> None:
+        """A peer does not speak as agreed: go on without it."""
+        log.error("manager=%r dropped: %s", name, reason)
+        self._tell(name, [Stop(signal.SIGKILL)])
+        self._give_up(name, f"it sent a malformed message: {reason}")
 
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
         if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
@@ -303,12 +284,14 @@ class Interchange:
             self._frames_to_client.extend(frames)
 
     def _on_manager(self, name: bytes, message: FromManager) -> None:
+        if name not in self._streams:
+            return  # it was dropped for a message before this one
         if isinstance(message, Hello):
             self._greet(name, message)
             return
         manager = self._managers.get(name)
         if manager is None:
-            log.warning("manager=%r spoke without a greeting, ignored", name)
+            self._drop(name, "it spoke without a greeting")
             return
         match message:
             case Register():
@@ -332,12 +315,18 @@ class Interchange:
         if reason := disagreement(self._hello, theirs):
             log.error("manager=%s:%d refused: %s", theirs.host, theirs.pid, reason)
             self._to_client.append(Warn(f"a manager was refused: {reason}"))
-            self._write(name, [Refused(reason)])
+            self._streams.send(name, [Refused(reason)])
+            self._streams.remove(name)
+            return
+        if name in self._managers:
+            self._drop(name, "it greeted twice")
             return
         self._managers[name] = _Manager(theirs, last_heard=time.monotonic())
 
     def _register(self, name: bytes, manager: _Manager, message: Register) -> None:
-        assert self._setup is not None
+        if self._setup is None:
+            self._drop(name, "it came before the client")
+            return
         manager.block = message.block
         pool = next((pool for pool in self._config.node_pools if message.block.startswith(f"{pool.name}-")), None)
         workers = self._setup.workers or (pool.workers_per_node if pool is not None else None) or 0
@@ -354,6 +343,9 @@ class Interchange:
         log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
 
     def _offer(self, name: bytes, manager: _Manager, slots: int, limit: int) -> None:
+        if not manager.block or slots < 1 or limit < 1:
+            self._drop(name, f"it offered {slots} slots, {limit} tasks in all, for block {manager.block!r}")
+            return
         if manager.registered:
             self._scheduler.capacity_changed(name, slots, limit)
             return
@@ -364,17 +356,11 @@ class Interchange:
 
     def _tell(self, name: bytes, messages: list[Any], frames: Sequence[Any] = ()) -> None:
         if name in self._managers:
-            self._write(name, messages, frames)
-
-    def _write(self, name: bytes, messages: list[Any], frames: Sequence[Any] = ()) -> None:
-        stream = self._peers.get(name)
-        if stream is not None:
-            stream.send(encode(messages), frames)
-            self._watch_writes(stream)
+            self._streams.send(name, messages, frames)
 
     def _lose(self, name: bytes, reason: str) -> None:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
-        self._disconnect(name)
+        self._streams.remove(name)
         manager = self._managers.pop(name, None)
         if manager is None:
             return
@@ -392,6 +378,15 @@ class Interchange:
             text = f"manager on {manager.hello.host} (block {manager.block}) was lost: {reason}"
             self._to_client.append(Outcome(task, Status.LOST, text.encode(), host=manager.hello.host))
 
+    def _give_up(self, name: bytes, reason: str) -> None:
+        """Lose a manager that may still be there: its block is ended if no other manager of it is left."""
+        manager = self._managers.get(name)
+        self._lose(name, reason)
+        if manager is None or self._control is None or self._stopping:
+            return
+        if manager.block and not any(other.block == manager.block for other in self._managers.values()):
+            self._control.lost(manager.block)
+
     def _look_at_silence(self) -> None:
         now = time.monotonic()
         if now < self._look_again_at:
@@ -403,7 +398,7 @@ class Interchange:
             if now - manager.last_heard > self._config.heartbeat_timeout_s
         ]
         for name, silent_s in silent:
-            self._lose(name, f"silent for {silent_s:.0f} s")
+            self._give_up(name, f"silent for {silent_s:.0f} s")
 
     def _dispatch(self) -> None:
         if self._stopping:
@@ -479,7 +474,7 @@ class Interchange:
         if self._control is not None:
             self._control.stop(0.0)
             self._control.join(_STOP_S)
-        for stream in (self._client, *self._peers.values()):
-            stream.close()
+        sessions.kill_descendants(_VANISH_S)
+        self._streams.close()
         self._listener.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -44,6 +44,11 @@ def remove(client: _Client) -> None:
         _state.clients.discard(client)
 
 
+def is_exiting() -> bool:
+    """Say whether the interpreter is ending."""
+    return _state.interpreter_exits
+
+
 def check_interpreter() -> None:
     """Raise if the interpreter is ending and nothing can be started any more."""
     if _state.interpreter_exits:

@@ -12,7 +12,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,14 +20,15 @@ from typing import Any
 
 from hpcpool.core import node
 from hpcpool.core.node import Node
+from hpcpool.processes import sessions
+from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, read_connection
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
-from hpcpool.processes.sessions import kill_session
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle
-from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerStarted
 from hpcpool.wire.messages import (
     Broken,
@@ -64,6 +64,8 @@ log = logging.getLogger(__name__)
 
 #: How long workers may take to end in good order (seconds) before they are killed. Exit handlers run in this time.
 _LEAVE_S = 5.0
+#: How much of a dead worker's stderr is read: what a pipe can hold; what its orphans still write would never end.
+_LAST_WORDS_BYTES = 1024 * 1024
 #: How long the interchange may take to answer the first message (seconds).
 _WELCOME_S = 60.0
 _STATUS_OF_END = {node.End.TIMED_OUT: Status.TIMED_OUT, node.End.KILLED: Status.KILLED}
@@ -78,9 +80,12 @@ def main(argv: list[str]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
     spare_the_collector()
+    sessions.adopt_orphans()
     manager = Manager(read_connection(connection_file), block, int(user_stderr), int(census))
     signal.signal(signal.SIGTERM, lambda number, frame: manager.leave_soon())
     manager.run()
+    if manager.has_failed:
+        sys.exit(1)
 
 
 class Manager:
@@ -88,11 +93,14 @@ class Manager:
 
     def __init__(self, connection: Connection, block: str, user_stderr: int, census: int) -> None:
         self._block = block
+        #: True when it leaves because its node cannot go on.
+        self.has_failed = False
+        self._run_directory = connection.directory
+        self._census = census
+        self._interchange_open = True
         home = connection.directory if os.path.isdir(connection.directory) else None
         self._directory = tempfile.mkdtemp(prefix=f"node-{block}-", dir=home)
-        self._fork_channel, fork_end = fork_channel.channel()
-        self._fork_server = _start_fork_server(fork_end, self._directory, connection.start_method, census)
-        self._fork_server_open = True
+        self._fork_server = ForkServerHandle(self._directory, connection.start_method, census)
         self._node: Node | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._workers: dict[int, WorkerHandle] = {}
@@ -106,7 +114,7 @@ class Manager:
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
         self._last_sent = self._last_heard = time.monotonic()
         self._loop = EventLoop()
-        self._loop.add(self._fork_channel, self._hear_fork_server)
+        self._loop.add(self._fork_server, self._hear_fork_server)
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         os.set_blocking(self._wake_read, False)
@@ -285,7 +293,7 @@ class Manager:
                 case node.TakeBack(worker):
                     self._take_back(worker)
                 case node.EndWorker(worker):
-                    self._end_worker(worker, signal.SIGKILL, session=True)
+                    self._fork_server.end_worker(worker, signal.SIGKILL, session=True)
                 case node.RetireWorker(worker):
                     self._workers[worker].retire()
                 case node.ReportStarted(tasks):
@@ -319,7 +327,7 @@ class Manager:
     def _start_worker(self, number: int) -> None:
         handle = WorkerHandle(number)
         self._workers[number] = handle
-        fork_channel.say(self._fork_channel, fork_channel.StartWorker(number), handle.worker_ends)
+        self._fork_server.start_worker(number, handle.worker_ends)
         handle.handed_over()
         self._loop.add(handle.link, functools.partial(self._on_link, handle))
         self._loop.add(handle.stderr, functools.partial(self._on_stderr, handle))
@@ -329,6 +337,7 @@ class Manager:
             handle.write_link()
             self._watch_writes(handle)
         if events & READ and not self._read_outcomes(handle):
+            handle.link_open = False
             self._loop.remove(handle.link)
 
     def _on_calls(self, handle: WorkerHandle, events: int) -> None:
@@ -355,7 +364,7 @@ class Manager:
                 self._loop.add(handle.calls, functools.partial(self._on_calls, handle), WRITE)
             else:
                 self._loop.remove(handle.calls)
-        if link is not handle.waits_for_link:
+        if link is not handle.waits_for_link and handle.link_open:
             handle.waits_for_link = link
             self._loop.change(handle.link, READ | WRITE if link else READ)
 
@@ -388,19 +397,11 @@ class Manager:
             last = text.strip().rpartition("\n")[2]
             self._send(Broken(f"the initializer failed on {outcome.host}, pid {outcome.pid}: {last}", text))
 
-    def _end_worker(self, number: int, signal_number: int, *, session: bool) -> None:
-        if self._fork_server_open:
-            fork_channel.say(self._fork_channel, fork_channel.EndWorker(number, signal_number, session))
-
     def _hear_fork_server(self, events: int) -> None:
-        try:
-            message = fork_channel.hear_as_manager(self._fork_channel)
-        except ConnectionResetError:
-            message = None
-        match message:
-            case WorkerStarted(worker=number, pid=pid):
+        match message := self._fork_server.hear():
+            case WorkerStarted(worker=number, pid=pid) if number in self._workers:
                 self._workers[number].pid = pid
-            case WorkerEnded():
+            case WorkerEnded(worker=number) if number in self._workers:
                 self._worker_ended(message)
             case None:
                 self._fork_server_lost()
@@ -409,8 +410,10 @@ class Manager:
         assert self._node is not None
         handle = self._workers[message.worker]
         self._take_outcomes(handle, handle.drain_outcomes())
-        while data := handle.read_stderr():
+        read = 0
+        while read < _LAST_WORDS_BYTES and (data := handle.read_stderr()):
             self._relay.pass_on(data)
+            read += len(data)
         unread = handle.take_back(dead=True)
         orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         del self._workers[message.worker]
@@ -418,6 +421,8 @@ class Manager:
             self._loop.remove(channel)
         handle.close()
         self._refill = True
+        if self._leaving:
+            return  # we have ended it: its call has not crashed, it is lost with this node
         for order in orders:
             if isinstance(order, node.Crashed):
                 self._report_crash(order.task, handle, message)
@@ -426,8 +431,7 @@ class Manager:
                 self._send(
                     Broken(f"workers die on {socket.gethostname()} before their first call ({how})", handle.stderr_tail)
                 )
-        if not self._leaving:
-            self._obey(orders)
+        self._obey(orders)
 
     def _report_crash(self, task: int, handle: WorkerHandle, message: WorkerEnded) -> None:
         self._tasks.pop(task, None)
@@ -450,19 +454,16 @@ class Manager:
         """The interchange is gone, however it died."""
         log.info("block=%s interchange gone", self._block)
         self._loop.remove(self._stream)
+        self._interchange_open = False
         self._leaving = True
         self._workers.clear()  # closing the channel makes the fork server end them all
 
     def _fork_server_lost(self) -> None:
         """Without its fork server a node cannot go on: its tasks run elsewhere."""
-        self._fork_server_open = False
-        self._loop.remove(self._fork_channel)
-        if self._leaving and not self._workers:
-            return
-        log.error("block=%s fork server gone code=%s", self._block, self._fork_server.poll())
-        for handle in self._workers.values():
-            if handle.pid:
-                kill_session(handle.pid)
+        self._loop.remove(self._fork_server)
+        if not (self._leaving and not self._workers):
+            log.error("block=%s fork server gone, its workers with it", self._block)
+            self.has_failed = True
         self._workers.clear()
         self._leaving = True
 
@@ -480,28 +481,15 @@ class Manager:
 
     def _end_all_workers(self, signal_number: int) -> None:
         for number in self._workers:
-            self._end_worker(number, signal_number, session=signal_number == signal.SIGKILL)
+            self._fork_server.end_worker(number, signal_number, session=signal_number == signal.SIGKILL)
 
     def _close(self) -> None:
-        self._fork_channel.close()
-        try:
-            self._fork_server.wait(_LEAVE_S)
-        except subprocess.TimeoutExpired:
-            self._fork_server.kill()
-            self._fork_server.wait()
+        self._fork_server.close()
         self._relay.close(timeout_s=1.0)
         shutil.rmtree(self._directory, ignore_errors=True)
+        if not self._interchange_open and is_client_gone(self._census):
+            shutil.rmtree(self._run_directory, ignore_errors=True)  # killed both of them: nobody else is left
         self._stream.close()
-
-
-def _start_fork_server(end: socket.socket, directory: str, start_method: str, census: int) -> subprocess.Popen[bytes]:
-    start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-    with end:
-        return subprocess.Popen(
-            [sys.executable, "-P", start, "fork-server", str(end.fileno()), directory, start_method, str(census)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
-        )
 
 
 def _how_it_ended(exit_code: int) -> str:

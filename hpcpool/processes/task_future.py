@@ -6,11 +6,12 @@ never opened, and a result that other calls depend on travels on as it came.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, RUNNING
+from concurrent.futures import CancelledError, Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +23,9 @@ T = TypeVar("T")
 
 #: A pickle up to this size is kept after the value was taken, so that it can be passed on to later calls unchanged.
 _KEPT_BYTES = 64 * 1024
+
+_CANCELLED = (CANCELLED, CANCELLED_AND_NOTIFIED)
+_DONE = (*_CANCELLED, FINISHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,28 +70,43 @@ class Controller(Protocol):
         """The user wants this running task ended."""
 
 
+#: Guards every future that nobody waits for: a lock and a condition for each would be most of a pending call's memory
+#: and time. Held for a few assignments only, never while other code runs. In a list, for forked children to renew it.
+_quick = [threading.Lock()]
+os.register_at_fork(after_in_child=lambda: _quick.__setitem__(0, threading.Lock()))
+
+
 class TaskFuture(Future[T], Generic[T]):
     """A call's future: all of `concurrent.futures.Future`, and `kill()` and `info`."""
 
+    # What most futures never need is a class attribute until then. `_condition`, `_waiters` and `_done_callbacks`, at
+    # which the standard library looks, are made when it does.
+    _state = PENDING
+    _lazy_condition: threading.Condition | None = None
+    _lazy_waiters: list[Any] | None = None
+    _lazy_callbacks: list[Callable[[Future[Any]], object]] | None = None
+    #: Makes value and error when somebody first asks; None: they are there, or `_payload` is the value's.
+    _opener: Opener | None = None
+    _is_sealed = False
+    #: The thread that is opening the outcome.
+    _opening: int | None = None
+    _value: Any = None
+    _error: BaseException | None = None
+    #: The result as it came, while it can be passed on as it is.
+    _payload: Payload | None = None
+    #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
+    _root: Future[Any] | None = None
+    _chain: tuple[str, ...] = ()
+    _attempt = 1
+    #: The last outcome, without its payload.
+    _outcome: Outcome | None = None
+
     def __init__(self, name: str = "", controller: Controller | None = None, task: int = 0) -> None:
-        #: Makes value and error when somebody first asks; None: they are there, or `_payload` is the value's.
-        self._opener: Opener | None = None
-        self._is_sealed = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        #: The result as it came, while it can be passed on as it is.
-        self._payload: Payload | None = None
-        #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
-        self._root: Future[Any] | None = None
-        self._chain: tuple[str, ...] = ()
+        # Not Future.__init__: see above.
         self._controller = controller
         self._task = task
         self._name = name
-        self._attempt = 1
         self._queued_at = time.time()
-        #: The last outcome, without its payload.
-        self._outcome: Outcome | None = None
-        super().__init__()
 
     @property
     def info(self) -> TaskInfo:
@@ -138,6 +157,54 @@ class TaskFuture(Future[T], Generic[T]):
         self._controller.kill(self._task)
         return True
 
+    def cancelled(self) -> bool:
+        """Return True if the call was cancelled."""
+        return self._state in _CANCELLED
+
+    def running(self) -> bool:
+        """Return True if the call is known to run: it has for some 20 ms."""
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Return True if the call was cancelled or has finished."""
+        return self._state in _DONE
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the call's result, waiting for it if need be.
+
+        Args:
+            timeout: seconds to wait; None: as long as it takes.
+
+        Raises:
+            TimeoutError: it has not finished in that time.
+            CancelledError: it was cancelled.
+            BaseException: whatever the call raised, or what became of it (`hpcpool.errors`).
+        """
+        try:
+            self._wait(timeout)
+            if self._is_sealed:
+                self._unseal()
+            if self._error is not None:
+                raise self._error
+            return self._value  # type: ignore[no-any-return]
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle through the traceback
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`."""
+        self._wait(timeout)
+        return self._exception
+
+    def _wait(self, timeout_s: float | None) -> None:
+        if self._state == FINISHED:
+            return
+        with self._condition:
+            self._condition.wait_for(self.done, timeout_s)
+        if self._state in _CANCELLED:
+            raise CancelledError
+        if self._state != FINISHED:
+            raise TimeoutError
+
     # -- for the client --
 
     def _succeed(self, payload: Payload, outcome: Outcome) -> bool:
@@ -149,26 +216,38 @@ class TaskFuture(Future[T], Generic[T]):
         return self._complete(opener, None, outcome)
 
     def _complete(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
-        with self._condition:
-            if self._state in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
+        with _quick[0]:
+            condition = self._lazy_condition
+            if condition is None and not self._set_finished(opener, payload, outcome):
                 return False
-            self._opener, self._payload, self._is_sealed = opener, payload, True
-            if outcome is not None:
-                self._outcome = outcome
-            self._state = FINISHED
-            for waiter in self._waiters:
-                if opener is not None:
-                    waiter.add_exception(self)
-                else:
-                    waiter.add_result(self)
-            self._condition.notify_all()
+        if condition is not None:  # somebody may wait
+            with condition:
+                if not self._set_finished(opener, payload, outcome):
+                    return False
+                for waiter in self._lazy_waiters or ():
+                    if opener is not None:
+                        waiter.add_exception(self)
+                    else:
+                        waiter.add_result(self)
+                condition.notify_all()
         self._controller = None
         self._invoke_callbacks()
         return True
 
+    def _set_finished(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
+        if self._state in _DONE:
+            return False
+        if opener is not None:
+            self._opener = opener
+        self._payload, self._is_sealed = payload, True
+        if outcome is not None:
+            self._outcome = outcome
+        self._state = FINISHED
+        return True
+
     def _invoke_callbacks(self) -> None:
         """Call each callback once, in order; what one raises concerns neither the others nor the client's thread."""
-        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+        for callback in self._lazy_callbacks or ():
             try:
                 callback(self)
             except BaseException as error:
@@ -180,7 +259,7 @@ class TaskFuture(Future[T], Generic[T]):
     def _start(self) -> None:
         """Note that the call runs, so that it can no longer be cancelled."""
         with self._condition:
-            if self._state not in (CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED):
+            if self._state == PENDING:
                 self._state = RUNNING
 
     def _acknowledge_cancel(self) -> None:
@@ -189,21 +268,63 @@ class TaskFuture(Future[T], Generic[T]):
             self.set_running_or_notify_cancel()
 
     def _unseal(self) -> None:
-        """Open the outcome, once."""
-        with self._condition:
-            if not self._is_sealed:
+        """Open the outcome, once: in the first thread that asks, while others wait for it."""
+        me = threading.get_ident()
+        with _quick[0]:
+            if not self._is_sealed or self._opening == me:  # opened, or asked for by the very code that it runs
                 return
-            self._is_sealed = False
-            opener, payload = self._opener, self._payload
-            self._opener = None
-            if opener is not None:
-                self._value, self._error = opener()
-            elif payload is not None:
-                self._value, self._error = open_result(payload)
-                if len(payload.data) > _KEPT_BYTES:
-                    self._payload = None
+            is_mine = self._opening is None
+            if is_mine:
+                self._opening = me
+        if not is_mine:
+            with self._condition:
+                self._condition.wait_for(lambda: not self._is_sealed or self._opening is None)
+            self._unseal()
+            return
+        try:
+            self._open()
+        except BaseException:  # Ctrl-C while it is opened: the next who asks tries again
+            self._opening = None
+            raise
+        with _quick[0]:
+            self._is_sealed, self._opening = False, None
+            condition = self._lazy_condition
+        if condition is not None:
+            with condition:
+                condition.notify_all()
 
-    # Future keeps its outcome in these two attributes; here they are opened when they are looked at.
+    def _open(self) -> None:
+        payload = self._payload
+        if self._opener is not None:
+            self._value, self._error = self._opener()
+            self._opener = None
+        elif payload is not None:
+            self._value, self._error = open_result(payload)
+            if len(payload.data) > _KEPT_BYTES:
+                self._payload = None
+
+    # What the standard library looks at from outside (wait, as_completed, add_done_callback, asyncio).
+
+    @property  # type: ignore[override]
+    def _condition(self) -> threading.Condition:
+        if self._lazy_condition is None:
+            condition = threading.Condition()
+            with _quick[0]:
+                if self._lazy_condition is None:
+                    self._lazy_condition = condition
+        return self._lazy_condition
+
+    @property  # type: ignore[override]
+    def _waiters(self) -> list[Any]:
+        if self._lazy_waiters is None:
+            self._lazy_waiters = []
+        return self._lazy_waiters
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[Future[Any]], object]]:
+        if self._lazy_callbacks is None:
+            self._lazy_callbacks = []
+        return self._lazy_callbacks
 
     @property
     def _result(self) -> Any:
@@ -224,15 +345,6 @@ class TaskFuture(Future[T], Generic[T]):
     @_exception.setter
     def _exception(self, error: BaseException | None) -> None:
         self._error = error
-
-    def _Future__get_result(self) -> T:  # noqa: N802 - overrides the name-mangled method that result() calls
-        error = self._exception
-        if error is not None:
-            try:
-                raise error
-            finally:
-                self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle through the traceback
-        return self._result  # type: ignore[no-any-return]
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -33,6 +33,7 @@ class WorkerHandle:
         self.link.setblocking(False)
         os.set_blocking(self.stderr, False)
         self.stderr_open = True
+        self.link_open = True
         #: Whether the manager's loop waits for room on *calls* and on the link.
         self.waits_for_calls = False
         self.waits_for_link = False

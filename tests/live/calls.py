@@ -1,4 +1,4 @@
-"""What the tests have workers do; importable there, as a user's module is."""
+"""What the tests have workers do; importable there, as a user's module is. Light: each new worker imports it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.live.processes import FOREVER_S
+#: Far longer than any test: for calls that only a signal ends.
+FOREVER_S = 600.0
 
 
 def segfault() -> None:

@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psutil
+
+from hpcpool import HPCPoolExecutor
 
 T = TypeVar("T")
 
 #: How long anything here may take on a machine that others use, too.
 PATIENCE_S = 20.0
-#: Far longer than any test: for calls that only a signal ends.
-FOREVER_S = 600.0
 
 
 def until(condition: Callable[[], T], what: str = "", timeout_s: float = PATIENCE_S) -> T:
@@ -65,6 +65,12 @@ class Pool:
         assert len(pools) == 1, pools
         return pools[0]
 
+    @classmethod
+    def of(cls, executor: HPCPoolExecutor) -> Pool:
+        """The pool of an executor that has a free slot."""
+        worker = psutil.Process(executor.submit(os.getpid).result(PATIENCE_S))
+        return cls(next(process for process in worker.parents() if role(process) == "interchange"))
+
     @property
     def directory(self) -> Path:
         command = self.interchange.cmdline()
@@ -95,9 +101,17 @@ def pools_below(pid: int) -> list[Pool]:
     return [Pool(child) for child in psutil.Process(pid).children() if role(child) == "interchange"]
 
 
-def my_pool() -> Pool:
-    """The only pool of this process."""
-    return Pool.below(os.getpid())
+@contextmanager
+def executor(*args: Any, **kwargs: Any) -> Iterator[HPCPoolExecutor]:
+    """A pool that has started; a test that fails ends at once, whatever runs."""
+    pool = HPCPoolExecutor(*args, **kwargs)
+    try:
+        pool.submit(abs, 1).result(PATIENCE_S)
+        yield pool
+    except BaseException:
+        pool.kill_workers()
+        raise
+    pool.shutdown()
 
 
 @contextmanager

@@ -11,20 +11,20 @@ from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 import pytest
 
-from hpcpool import Config, HPCPoolExecutor, NodePool
+from hpcpool import Config, NodePool
 from hpcpool.errors import WorkerCrashed
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, is_alive, my_pool, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 
 pytestmark = pytest.mark.live
 
 
 @pytest.fixture(scope="module")
 def pool():
-    with HPCPoolExecutor(2) as pool:
-        pool.submit(abs, 1).result(PATIENCE_S)  # its processes belong to no test
+    with executor(2) as pool:
         yield pool
 
 
@@ -93,9 +93,9 @@ def test_a_worker_that_is_killed_while_idle_fails_no_call(pool):
 
 
 def test_a_call_that_is_given_to_a_worker_that_just_died_runs_elsewhere(pool):
+    processes = Pool.of(pool)
     for _ in range(20):
-        workers = my_pool().workers
-        for worker in workers:
+        for worker in processes.workers:
             worker.kill()
         assert pool.submit(pow, 3, 3).result(PATIENCE_S) == 27
 
@@ -111,7 +111,7 @@ def test_a_worker_that_is_killed_from_outside_while_it_runs(pool, tmp_path):
 
 def test_calls_that_wait_behind_a_crash_are_untouched_and_run_once(tmp_path):
     log = tmp_path / "log"
-    with HPCPoolExecutor(1) as pool:
+    with executor(1) as pool:
         # Many short calls before: then the worker is given several at once.
         list(pool.map(abs, range(300)))
         before = [pool.submit(calls.note, log, f"before {n}") for n in range(20)]
@@ -127,7 +127,7 @@ def test_calls_that_wait_behind_a_crash_are_untouched_and_run_once(tmp_path):
 def test_short_calls_run_exactly_once_but_for_those_that_a_killed_worker_ran(seed, tmp_path):
     log = tmp_path / "log"
     dice = random.Random(seed)
-    with HPCPoolExecutor(2) as pool:
+    with executor(2) as pool:
         list(pool.map(abs, range(200)))
         futures = {}
         for n in range(600):
@@ -146,11 +146,12 @@ def test_two_hundred_crashes_in_a_row(pool):
 
 
 def test_several_workers_that_die_at_once(tmp_path):
-    with HPCPoolExecutor(6) as pool:
+    with executor(6) as pool:
+        processes = Pool.of(pool)
         futures = [pool.submit(calls.run_forever, tmp_path / str(n)) for n in range(6)]
         behind = [pool.submit(pow, 2, n) for n in range(30)]
         until(lambda: all((tmp_path / str(n)).exists() for n in range(6)))
-        victims = my_pool().workers
+        victims = processes.workers
         assert len(victims) == 6
         for worker in victims:
             worker.kill()
@@ -173,12 +174,12 @@ def test_a_crash_with_large_arguments(pool, size):
 def test_workers_that_are_killed_while_large_arguments_and_results_travel(seed):
     dice = random.Random(seed)
     data = pickle.PickleBuffer(bytearray(4_000_000))
-    with HPCPoolExecutor(2) as pool:
-        pool.submit(abs, 1).result(PATIENCE_S)
+    with executor(2) as pool:
+        processes = Pool.of(pool)
         futures = []
         for _ in range(12):
             futures.append(pool.submit(bytearray, bytearray(data)))
-            if dice.random() < 0.6 and (workers := my_pool().workers):
+            if dice.random() < 0.6 and (workers := processes.workers):
                 dice.choice(workers).kill()
         errors = [future.exception(PATIENCE_S) for future in futures]
         assert {type(error) for error in errors} <= {type(None), WorkerCrashed}
@@ -195,7 +196,7 @@ def die_unless(limit: int, attempts: Path) -> int:
 
 
 def test_crash_limit_counts_workers(tmp_path):
-    with HPCPoolExecutor(2) as pool:
+    with executor(2) as pool:
         three = pool.options(crash_limit=3)
         attempts = tmp_path / "lives"
         assert three.submit(die_unless, 3, attempts).result(PATIENCE_S) == 3
@@ -208,7 +209,7 @@ def test_crash_limit_counts_workers(tmp_path):
 
 
 def test_crash_limit_of_the_configuration(tmp_path):
-    with HPCPoolExecutor(Config(NodePool(workers_per_node=1), crash_limit=2)) as pool:
+    with executor(Config(NodePool(workers_per_node=1), crash_limit=2)) as pool:
         assert isinstance(pool.submit(die_unless, 1000, tmp_path / "a").exception(PATIENCE_S), WorkerCrashed)
         assert len((tmp_path / "a").read_text().split()) == 2
         once = pool.options(crash_limit=1)
@@ -217,19 +218,18 @@ def test_crash_limit_of_the_configuration(tmp_path):
 
 
 def test_what_a_dead_worker_had_started_is_ended(pool, tmp_path):
+    processes = Pool.of(pool)
     for detached in (False, True):
         started = tmp_path / f"started {detached}".replace(" ", "")
         future = pool.submit(calls.start_family, started, detached=detached)
         shell = int(until(lambda path=started: path.exists() and path.read_text().strip(), "the shell runs"))
         family = until(lambda pid=shell, least=2 + detached: calls_below(pid, least), "its children run")
-        (worker,) = [worker for worker in my_pool().workers if shell in {p.pid for p in worker.children()}]
+        (worker,) = [worker for worker in processes.workers if shell in {p.pid for p in worker.children()}]
         worker.kill()
         assert isinstance(future.exception(PATIENCE_S), WorkerCrashed)
         until(lambda pids=(shell, *family): not any(map(is_alive, pids)), "all of its family has ended")
 
 
 def calls_below(shell: int, least: int) -> list[int]:
-    import psutil
-
     found = [process.pid for process in psutil.Process(shell).children(recursive=True)]
     return found if len(found) >= least else []

@@ -1,0 +1,73 @@
+"""Streams by name on one event loop. It moves messages; what they say is the caller's affair."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.wire.messages import encode
+from hpcpool.wire.stream import Message, Stream
+
+log = logging.getLogger(__name__)
+
+#: Takes the name, the messages that are complete, and whether the stream is still open.
+OnMessages = Callable[[bytes, list[Message], bool], None]
+
+
+class Streams:
+    """Reads from many streams, and writes to them when they have room. Belongs to the loop's thread."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._streams: dict[bytes, Stream] = {}
+        #: Those that the loop watches for room: exactly those in which something waits.
+        self._full: set[bytes] = set()
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._streams
+
+    def add(self, name: bytes, stream: Stream, on_messages: OnMessages) -> None:
+        """Call `on_messages` whenever something has come, or the stream has ended; then it should be removed."""
+        self._streams[name] = stream
+        self._loop.add(stream, functools.partial(self._on_ready, name, stream, on_messages))
+
+    def remove(self, name: bytes) -> None:
+        """Close a stream; nothing happens if it is not known."""
+        stream = self._streams.pop(name, None)
+        if stream is not None:
+            self._full.discard(name)
+            self._loop.remove(stream)
+            stream.close()
+
+    def close(self) -> None:
+        """Close all of them."""
+        for name in list(self._streams):
+            self.remove(name)
+
+    def send(self, name: bytes, messages: Sequence[Any], frames: Sequence[Any] = ()) -> None:
+        """Send a batch, now or when there is room; it is lost if the stream is not known."""
+        stream = self._streams.get(name)
+        if stream is not None:
+            stream.send(encode(messages), frames)
+            self._watch_writes(name, stream)
+
+    def _on_ready(self, name: bytes, stream: Stream, on_messages: OnMessages, events: int) -> None:
+        if events & WRITE:
+            stream.flush()
+            self._watch_writes(name, stream)
+        if events & READ:
+            try:
+                messages = stream.receive()
+            except (MemoryError, OverflowError):
+                log.error("stream=%r announces a message larger than any memory, closed", name)
+                on_messages(name, [], False)
+            else:
+                on_messages(name, messages, stream.is_open)
+
+    def _watch_writes(self, name: bytes, stream: Stream) -> None:
+        if stream.wants_to_write is not (name in self._full):
+            self._full ^= {name}
+            self._loop.change(stream, READ | WRITE if name in self._full else READ)

@@ -305,8 +305,8 @@ class TaskFuture(Future[T], Generic[T]):
 
     # What the standard library looks at from outside (wait, as_completed, add_done_callback, asyncio).
 
-    @property  # type: ignore[override]
-    def _condition(self) -> threading.Condition:
+    @property
+    def _condition(self) -> threading.Condition:  # type: ignore[override]
         if self._lazy_condition is None:
             condition = threading.Condition()
             with _quick[0]:
@@ -314,8 +314,8 @@ class TaskFuture(Future[T], Generic[T]):
                     self._lazy_condition = condition
         return self._lazy_condition
 
-    @property  # type: ignore[override]
-    def _waiters(self) -> list[Any]:
+    @property
+    def _waiters(self) -> list[Any]:  # type: ignore[override]
         if self._lazy_waiters is None:
             self._lazy_waiters = []
         return self._lazy_waiters

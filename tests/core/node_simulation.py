@@ -68,7 +68,6 @@ class FakeWorker:
     outcomes: deque[tuple[int, float]] = field(default_factory=deque)
     retired: bool = False
     doomed: bool = False
-    #: Counts what makes events in the future void: an end.
     dead: bool = False
 
     @property
@@ -114,8 +113,7 @@ class SimulatedNode:
             fate.ends.append("cancelled")
             fate.cancelled_at = self.now
         self.obey(self.node.cancelled(task, self.now))
-        if not any(task in w.unread or w.running == task or (task, 0) in w.outcomes for w in self.workers.values()):
-            self.here.discard(task)
+        self._forget_ended()
         self.judge()
 
     def kill(self, task: int) -> None:
@@ -197,8 +195,7 @@ class SimulatedNode:
                         self.fates[task].reports += 1
                 case Ended(task, reason):
                     self._end(task, reason.value)
-                    if not any(task in w.unread or w.running == task for w in self.workers.values()):
-                        self.here.discard(task)
+                    self._forget_ended()
                 case Crashed(_, task):
                     self._end(task, "crashed")
                     self.here.discard(task)
@@ -283,7 +280,7 @@ class SimulatedNode:
             unread = [task for task in worker.unread if not self.fates[task].alone]
             worker.unread = deque(task for task in worker.unread if self.fates[task].alone)
             self.obey(self.node.taken_back(number, unread, self.now))
-            self._forget_cancelled()
+            self._forget_ended()
 
     def _retire(self, worker: FakeWorker) -> None:
         assert worker.is_idle, "told to leave with work in hand"
@@ -298,17 +295,14 @@ class SimulatedNode:
             return
         self._tell_outcomes(worker)
         worker.dead = True
-        self._events = [event for event in self._events if event[2] is not worker]
         orders = self.node.worker_ended(worker.number, list(worker.unread), self.now)
         del self.workers[worker.number]
-        if worker.running is not None and self.fates[worker.running].is_over:
-            self.here.discard(worker.running)
         self.obey(orders)
-        self._forget_cancelled()
+        self._forget_ended()
         self.obey(self.node.refill(self.now))
 
-    def _forget_cancelled(self) -> None:
-        """Tasks that are over and are in no worker's hands are not here."""
+    def _forget_ended(self) -> None:
+        """Tasks that are over and in no worker's hands are not here any more."""
         held = set(self._held())
         self.here = {task for task in self.here if not self.fates[task].is_over or task in held}
 

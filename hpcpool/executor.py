@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Literal, Self, TypeVar
+from concurrent.futures import wait as wait_for
+from typing import Any, Literal, SupportsIndex, Self, TypeVar
 
 from typing_extensions import ParamSpec
 
@@ -22,7 +23,6 @@ from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
 from hpcpool.providers.base import Provider
-from hpcpool.wire.failures import remote_traceback
 from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
 from hpcpool.wire.payload import Payload, pickle_call
@@ -42,6 +42,13 @@ class _Calls(Executor):
 
     def _submit(self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any) -> TaskFuture[T]:
         raise NotImplementedError
+
+    def _check_open(self) -> None:
+        raise NotImplementedError
+
+    def _noted(self, future: TaskFuture[T]) -> TaskFuture[T]:
+        """Return a future that was made through this object."""
+        return future
 
     @property
     def _options(self) -> CallOptions:
@@ -115,6 +122,7 @@ class _Calls(Executor):
             ...     list(pool.map(pow, range(4), range(4)))
             [1, 1, 4, 27]
         """
+        self._check_open()
         return mapping.run_map(
             self.submit,
             fn,
@@ -242,7 +250,8 @@ class _Calls(Executor):
             ...     pool.join(squares, pool.submit(int, "4")).result()
             [0, 1, 4, 9]
         """
-        return joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name)
+        self._check_open()
+        return self._noted(joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name))
 
 
 class HPCPoolExecutor(_Calls):
@@ -274,18 +283,19 @@ class HPCPoolExecutor(_Calls):
 
     def __init__(
         self,
-        config: ConfigSource | int | None = None,
+        config: ConfigSource | SupportsIndex | None = None,
         *,
-        max_workers: int | None = None,
+        max_workers: SupportsIndex | None = None,
         mp_context: Any = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         max_tasks_per_child: int | None = None,
     ) -> None:
-        if isinstance(config, int):
+        if isinstance(config, SupportsIndex):
             if max_workers is not None:
                 raise TypeError("max_workers is given twice, by position and by name")
             config, max_workers = None, config
+        max_workers = _whole(max_workers)
         _check_workers(max_workers, initializer, max_tasks_per_child, mp_context)
         self._config = Config.load(config)
         self._max_workers = _count_workers(self._config, max_workers)
@@ -321,9 +331,7 @@ class HPCPoolExecutor(_Calls):
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
-            # The text instead of the traceback, whose frames would keep the arguments alive.
-            error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
-            future._finish(outcomes.raising(error.with_traceback(None)))
+            future._finish(outcomes.raising(outcomes.without_frames(error)))
         else:
             client.submit(future, call, options, dependencies, blobs)
         return future
@@ -431,7 +439,7 @@ class ExecutorView(_Calls):
         self._viewed = pool
         self._view_options = options
         self._is_shut_down = False
-        self._pending: weakref.WeakSet[TaskFuture[Any]] = weakref.WeakSet()
+        self._pending: set[Future[Any]] = set()
 
     @property
     def _options(self) -> CallOptions:
@@ -446,11 +454,18 @@ class ExecutorView(_Calls):
         return self._viewed._max_workers
 
     def _submit(self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any) -> TaskFuture[T]:
-        if self._is_shut_down:
+        self._check_open()
+        return self._noted(self._viewed._submit(options, fn, args, kwargs))
+
+    def _check_open(self) -> None:
+        client = self._viewed._client
+        if self._is_shut_down and not (client is not None and client.is_holder):
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = self._viewed._submit(options, fn, args, kwargs)
+        self._viewed._check_open()
+
+    def _noted(self, future: TaskFuture[T]) -> TaskFuture[T]:
         self._pending.add(future)
-        future.add_done_callback(self._pending.discard)  # type: ignore[arg-type]
+        future.add_done_callback(self._pending.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -465,10 +480,9 @@ class ExecutorView(_Calls):
         if cancel_futures:
             for future in pending:
                 future.cancel()
-        if wait:
-            for future in pending:
-                if not future.cancelled():
-                    future.exception()
+        client = self._viewed._client
+        if wait and client is not None and not client.is_own_thread:
+            wait_for(pending)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
         """Shut the view down, and wait for the calls that were submitted through it."""
@@ -485,13 +499,19 @@ class ExecutorView(_Calls):
 _NO_OPTIONS = CallOptions()
 
 
+def _whole(max_workers: SupportsIndex | None) -> int | None:
+    """Return a plain integer; numpy's are welcome, too."""
+    try:
+        return None if max_workers is None else operator.index(max_workers)
+    except TypeError:
+        raise TypeError(f"max_workers must be an integer, not {max_workers!r}") from None
+
+
 def _check_workers(
     max_workers: int | None, initializer: object, max_tasks_per_child: int | None, mp_context: Any
 ) -> None:
     """Raise what `ProcessPoolExecutor` raises for these."""
     if max_workers is not None:
-        if not isinstance(max_workers, int):
-            raise TypeError(f"max_workers must be an integer, not {max_workers!r}")
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
     if initializer is not None and not callable(initializer):

@@ -53,7 +53,7 @@ BOTH = pytest.mark.parametrize(
 @pytest.fixture(scope="module", params=[standard, HPCPoolExecutor], ids=["standard", "hpcpool"])
 def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
     with request.param(2) as executor:
-        executor.submit(int).result()
+        wait([executor.submit(nap, 0.3) for _ in range(2)])  # all workers are up, and belong to no single test
         yield executor
 
 

@@ -21,12 +21,14 @@ class Dependencies(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._missing)
 
-    def add(self, task: T, missing: Iterable[K]) -> None:
-        """Let a task wait for at least one thing."""
+    def add(self, task: T, missing: Iterable[K]) -> list[K]:
+        """Let a task wait for at least one thing; returns what nobody has waited for until now."""
         keys = set(missing)
         self._missing[task] = keys
+        news = [key for key in keys if key not in self._dependents]
         for key in keys:
             self._dependents.setdefault(key, {})[task] = None
+        return news
 
     def dependents(self, key: K) -> list[T]:
         """Return the tasks that wait for this."""

@@ -229,10 +229,15 @@ class Client:
 
     def join(self) -> None:
         """Wait until everything of the pool has gone; returns at once in the client's own thread."""
-        if self._forked or threading.current_thread() is self._thread:
+        if self._forked or self.is_own_thread:
             return
         self._done.wait()
         self._thread.join()
+
+    @property
+    def is_own_thread(self) -> bool:
+        """True in a callback of one of this pool's futures: to wait for the pool there would be to wait for ever."""
+        return threading.current_thread() is self._thread
 
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
@@ -256,7 +261,7 @@ class Client:
         """
         ticket.parts = [None] * len(dependencies)
         for index, dependency in enumerate(dependencies):
-            if dependency.done() and not dependency.cancelled() and dependency.exception() is None:
+            if dependency.done() and not _has_failed(dependency):
                 if not _fill(ticket, index, dependency):
                     return False
             else:
@@ -332,32 +337,13 @@ class Client:
             return
         self._tickets[ticket.id] = ticket
         if ticket.waiting:
-            self._wait_for_dependencies(ticket, ticket.waiting)
+            for dependency in self._graph.add(ticket, ticket.waiting):
+                if not self._is_mine(dependency):
+                    dependency.add_done_callback(self._foreign_done)  # if it is done: now
         else:
             self._ready.push(ticket, ticket.options.priority)
 
     # -- dependencies --
-
-    def _wait_for_dependencies(self, ticket: Ticket, waiting: dict[Future[Any], int]) -> None:
-        missing = []
-        for dependency in list(waiting):
-            if self._is_mine(dependency) or not dependency.done():
-                missing.append(dependency)
-            elif dependency.cancelled() or dependency.exception() is not None:
-                self._end_by_dependency(ticket, dependency)
-                self._settle_dependents(ticket.future, None)
-                return
-            elif not _fill(ticket, waiting.pop(dependency), dependency):
-                self._drop(ticket)
-                self._settle_dependents(ticket.future, None)
-                return
-        if not missing:
-            self._ready.push(ticket, ticket.options.priority)
-            return
-        self._graph.add(ticket, missing)
-        for dependency in missing:
-            if not self._is_mine(dependency):
-                dependency.add_done_callback(self._foreign_done)
 
     def _is_mine(self, future: Future[Any]) -> bool:
         """True while this thread will be the one to complete the future."""
@@ -369,11 +355,11 @@ class Client:
     def _foreign_done(self, future: Future[Any]) -> None:
         """A future that is not ours is done; called in whatever thread completed it."""
         payload: Payload | BaseException | None = None
-        if not future.cancelled() and future.exception() is None:
+        if not _has_failed(future):
             try:
                 payload = _payload_of(future)
-            except Exception as error:  # noqa: BLE001 - whatever the result raises while it is pickled
-                payload = error
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+                payload = outcomes.without_frames(error)
         self._put(lambda: self._settle_dependents(future, payload))
 
     def _settle_dependents(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
@@ -610,10 +596,17 @@ def _fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:
     """Put a finished dependency's result in its place; if it cannot be pickled, fail the ticket and return False."""
     try:
         ticket.parts[index] = _payload_of(dependency)
-    except Exception as error:  # noqa: BLE001 - whatever the result raises while it is pickled
-        ticket.future._finish(outcomes.raising(error))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+        ticket.future._finish(outcomes.raising(outcomes.without_frames(error)))
         return False
     return True
+
+
+def _has_failed(future: Future[Any]) -> bool:
+    """Say whether a finished future has no result; results of ours are not opened for this."""
+    if isinstance(future, TaskFuture):
+        return future._has_failed
+    return future.cancelled() or future.exception() is not None
 
 
 def _payload_of(future: Future[Any]) -> Payload:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
@@ -79,6 +80,15 @@ def may_retry(
 def raising(error: BaseException) -> Opener:
     """Open as this error."""
     return lambda: (None, error)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return an error that a user's object raised here, with its traceback as text, as `ProcessPoolExecutor` has it.
+
+    The frames themselves would keep the arguments alive, and the future that has the error.
+    """
+    error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
+    return error.with_traceback(None)
 
 
 def broken_error(broken: Broken) -> BrokenPool:

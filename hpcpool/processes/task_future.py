@@ -256,6 +256,12 @@ class TaskFuture(Future[T], Generic[T]):
                     raise
                 LOGGER.exception("exception calling callback for %r", self)
 
+    @property
+    def _has_failed(self) -> bool:
+        """Whether it finished without a result, as far as can be said without opening the result."""
+        with _quick[0]:
+            return self._state in _CANCELLED or (self._opener if self._is_sealed else self._error) is not None
+
     def _start(self) -> None:
         """Note that the call runs, so that it can no longer be cancelled."""
         with self._condition:
@@ -287,7 +293,7 @@ class TaskFuture(Future[T], Generic[T]):
             self._opening = None
             raise
         with _quick[0]:
-            self._is_sealed, self._opening = False, None
+            self._is_sealed, self._opening, self._opener = False, None, None
             condition = self._lazy_condition
         if condition is not None:
             with condition:
@@ -297,7 +303,6 @@ class TaskFuture(Future[T], Generic[T]):
         payload = self._payload
         if self._opener is not None:
             self._value, self._error = self._opener()
-            self._opener = None
         elif payload is not None:
             self._value, self._error = open_result(payload)
             if len(payload.data) > _KEPT_BYTES:

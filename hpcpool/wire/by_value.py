@@ -63,8 +63,10 @@ def has_registered_modules() -> bool:
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler with the three mends above."""
 
-    #: False while a token is made: a function may name itself.
-    _has_tokens = True
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: By the id of the value: many functions name the same globals.
+        self._tokens: dict[int, bytes] = {}
 
     def reducer_override(self, obj: Any) -> Any:
         reduced = super().reducer_override(obj)
@@ -73,14 +75,19 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, types.FunctionType):
             if obj.__globals__ is _main_globals():
                 make, arguments, (attributes, slots), *_ = reduced
-                if self._has_tokens:
-                    tokens = {name: _token(value) for name, value in slots["__globals__"].items()}
-                    slots = {**slots, _TOKENS: tokens}
+                slots = self._with_tokens(slots)
                 return (make, arguments, (attributes, slots), None, None, _set_main_function_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
             _sent_classes.add(obj)
             return (*reduced[:5], _set_class_state)
         return reduced
+
+    def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
+        tokens = self._tokens
+        for value in slots["__globals__"].values():
+            if id(value) not in tokens:
+                tokens[id(value)] = _token(value)
+        return {**slots, _TOKENS: {name: tokens[id(value)] for name, value in slots["__globals__"].items()}}
 
     def _function_getnewargs(self, func: Any) -> Any:
         code, base_globals, *rest = super()._function_getnewargs(func)
@@ -101,7 +108,10 @@ def _main_globals() -> dict[str, Any]:
 
 
 class _TokenPickler(Pickler):
-    _has_tokens = False
+    """Leaves out the globals of functions: each has a token of its own, and a function may name itself."""
+
+    def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
+        return {**slots, "__globals__": sorted(slots["__globals__"])}
 
 
 def _token(value: Any) -> bytes:

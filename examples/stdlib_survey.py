@@ -16,11 +16,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from itertools import chain
 from pathlib import Path
 
 from hpcpool import HPCPoolExecutor
 
-STDLIB = Path(sysconfig.get_path("stdlib"))
+STDLIB = sysconfig.get_path("stdlib")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.BoolOp, ast.match_case)
 #: Counts the notes that authors left for themselves. `{files}` becomes one quoted word for each file.
@@ -37,7 +38,7 @@ COLUMNS = ("files", "lines", "functions", "branches", "imports", "notes")
 
 
 def survey_file(path: Path) -> Survey:
-    source = (STDLIB / path).read_bytes()
+    source = Path(STDLIB, path).read_bytes()
     with warnings.catch_warnings(action="ignore"):
         try:
             nodes = list(ast.walk(ast.parse(source)))
@@ -118,7 +119,7 @@ def run_and_survey_notes(paths: list[Path]) -> Survey:
 def find_packages(limit: int | None) -> dict[str, list[Path]]:
     """The library's files by package, as paths in its folder; at most `limit` of each package."""
     packages: dict[str, list[Path]] = {}
-    for path in sorted(path.relative_to(STDLIB) for path in STDLIB.rglob("*.py")):
+    for path in sorted(path.relative_to(STDLIB) for path in Path(STDLIB).rglob("*.py")):
         package = path.parts[0] if len(path.parts) > 1 else "(single modules)"
         if package not in ("site-packages", "dist-packages"):
             packages.setdefault(package, []).append(path)
@@ -169,9 +170,8 @@ def draw(surveys: dict[str, Survey], output: Path) -> None:
 
     packages = largest(surveys)[::-1]  # the last one is on top
     bars = sizes.barh([package for package, _ in packages], [survey["lines"] for _, survey in packages])
-    sizes.bar_label(
-        bars, [f"{100 * survey['branches'] / max(survey['lines'], 1):.0f}" for _, survey in packages], padding=3
-    )
+    densities = (100 * survey["branches"] / max(survey["lines"], 1) for _, survey in packages)
+    sizes.bar_label(bars, [f"{density:.0f}" for density in densities], padding=3)
     sizes.set_title("Lines of the largest packages (with branches per 100 lines)")
     sizes.xaxis.set_major_formatter("{x:,.0f}")
 
@@ -197,8 +197,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     packages = find_packages(arguments.limit)
-    for path in sum(packages.values(), []):  # or the first to read them would wait for the disk
-        (STDLIB / path).read_bytes()
+    for path in chain.from_iterable(packages.values()):
+        Path(STDLIB, path).read_bytes()  # now, or the first survey would wait for the disk and the second would not
     started = time.perf_counter()
     surveys = survey_with_hpcpool(packages, arguments.workers)
     hpcpool_s = time.perf_counter() - started

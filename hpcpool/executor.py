@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures import wait as wait_for
-from typing import Any, Literal, SupportsIndex, Self, TypeVar
+from typing import Any, Literal, Self, SupportsIndex, TypeVar
 
 from typing_extensions import ParamSpec
 

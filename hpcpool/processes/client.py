@@ -24,10 +24,10 @@ from hpcpool.core.dependencies import Dependencies
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.errors import BrokenPool
 from hpcpool.processes import lifecycle, outcomes
-from hpcpool.processes.blob_ledger import BlobLedger
 from hpcpool.processes.interchange_process import InterchangeProcess
+from hpcpool.processes.sender import Sender
 from hpcpool.processes.task_future import TaskFuture
-from hpcpool.processes.ticket import SENT, CallOptions, Ticket
+from hpcpool.processes.ticket import CallOptions, Ticket
 from hpcpool.wire.functions import Blob
 from hpcpool.wire.messages import (
     Broken,
@@ -41,27 +41,17 @@ from hpcpool.wire.messages import (
     Started,
     Status,
     Stop,
-    Task,
     ToClient,
     Warn,
     Withdraw,
     Withdrawn,
     deal_frames,
-    encode,
     to_client,
 )
-from hpcpool.wire.payload import Payload, pack, pickle_value, unpack
+from hpcpool.wire.payload import Payload, unpack
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger("hpcpool")
-
-#: How many tasks go into one message: enough to pay for the message, few enough that the first is not kept waiting.
-_BATCH = 256
-#: How many tasks are at the interchange at most, for each one that the managers take; the rest waits here.
-_WINDOW_FACTOR = 4
-_WINDOW_LEAST = 4096
-#: Bytes of payload on the way at once.
-_WINDOW_BYTES = 512 * 1024 * 1024
 
 
 class Hold:
@@ -78,7 +68,6 @@ class Client:
 
     def __init__(self, config: Config, setup: Setup, workers: int) -> None:
         self._interchange = InterchangeProcess(config)
-        self._crash_limit = config.crash_limit
         self._workers = workers
         self._ids = itertools.count(1)
         self._inbox: deque[Ticket | Callable[[], None]] = deque()
@@ -89,13 +78,7 @@ class Client:
         self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
-        self._out: list[Any] = [hello(), setup]
-        self._out_frames: list[Any] = []
-        self._blobs = BlobLedger()
-        #: Tasks at the interchange or beyond.
-        self._in_flight = 0
-        self._in_flight_bytes = 0
-        self._window = _WINDOW_LEAST
+        self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
         self._broken: Broken | None = None
         #: What keeps the pool from ending; replaced, never changed.
         self._holds: frozenset[Hold] = frozenset()
@@ -105,8 +88,6 @@ class Client:
         #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind its end. They
         #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
-        #: Held while anything is sent, with what is counted about it. Who holds the door only tries to get it.
-        self._sending = threading.RLock()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
         lifecycle.add(self)
@@ -180,24 +161,20 @@ class Client:
             return
         with self._door:
             self.check_open()
-            if not (self._asleep and self._in_flight < self._workers and self._sent_here(ticket)):
+            if not (self._asleep and self._sender.in_flight < self._workers and self._sent_here(ticket)):
                 self._put(ticket)
 
     def _sent_here(self, ticket: Ticket) -> bool:
-        """Send a ticket in the user's own thread, if nothing is sent or waits to be sent; else return False."""
-        if not self._sending.acquire(blocking=False):
+        """Send a ticket in the user's own thread, unless others would be overtaken; then return False."""
+        if ticket.waiting or self._inbox or self._ready:
             return False
-        try:
-            if ticket.waiting or self._inbox or self._ready or self._out or self._stream.wants_to_write:
-                return False
-            self._tickets[ticket.id] = ticket
-            self._write(ticket)
-            self._write_out()
-            if self._stream.wants_to_write:
-                self._put(_nothing)  # the I/O thread must wait for room
-            return True
-        finally:
-            self._sending.release()
+        self._tickets[ticket.id] = ticket
+        if not self._sender.send_at_once(ticket):
+            del self._tickets[ticket.id]
+            return False
+        if self._stream.wants_to_write:
+            self._put(_nothing)  # the I/O thread must wait for room
+        return True
 
     def cancel(self, task: int) -> None:
         """The user has cancelled this task's future."""
@@ -205,7 +182,7 @@ class Client:
 
     def kill(self, task: int) -> None:
         """End this task although it runs."""
-        self._put(lambda: self._tell(Kill(task)) if task in self._tickets else None)
+        self._put(lambda: self._sender.tell(Kill(task)) if task in self._tickets else None)
 
     def close(self, *, cancel_futures: bool = False) -> None:
         """Take no more calls; stop everything when the pending ones have finished. Does not wait.
@@ -242,7 +219,8 @@ class Client:
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
         self._forked = True
-        self._door, self._sending = threading.RLock(), threading.RLock()
+        self._door = threading.RLock()
+        self._sender.after_fork()
         self._interchange.after_fork()
 
     def _put(self, item: Ticket | Callable[[], None]) -> None:
@@ -261,8 +239,8 @@ class Client:
         """
         ticket.parts = [None] * len(dependencies)
         for index, dependency in enumerate(dependencies):
-            if dependency.done() and not _has_failed(dependency):
-                if not _fill(ticket, index, dependency):
+            if dependency.done() and not outcomes.has_failed(dependency):
+                if not outcomes.fill(ticket, index, dependency):
                     return False
             else:
                 if ticket.waiting is None:
@@ -295,13 +273,13 @@ class Client:
         poll.register(self._wake_read, select.POLLIN)
         poll.register(self._stream, select.POLLIN)
         was_full = False
-        self._send()
+        self._sender.send(self._ready, self._tickets)
         while not self._is_over():
             if self._stream.wants_to_write != was_full:
                 was_full = not was_full
                 poll.modify(self._stream, select.POLLIN | (select.POLLOUT if was_full else 0))
             self._asleep = True
-            has_work = self._inbox or (self._ready and self._has_room() and not was_full)
+            has_work = self._inbox or (self._ready and self._sender.has_room and not was_full)
             for descriptor, _ in poll.poll(0 if has_work else None):
                 if descriptor == self._wake_read:
                     os.read(self._wake_read, 4096)
@@ -310,7 +288,7 @@ class Client:
             if not self._stream.is_open and self._broken is None:
                 self._break(Broken(self._interchange.obituary()))
             self._read_inbox()
-            self._send()
+            self._sender.send(self._ready, self._tickets)
 
     def _is_over(self) -> bool:
         if self._broken is not None:
@@ -355,9 +333,9 @@ class Client:
     def _foreign_done(self, future: Future[Any]) -> None:
         """A future that is not ours is done; called in whatever thread completed it."""
         payload: Payload | BaseException | None = None
-        if not _has_failed(future):
+        if not outcomes.has_failed(future):
             try:
-                payload = _payload_of(future)
+                payload = outcomes.payload_of(future)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
                 payload = outcomes.without_frames(error)
         self._put(lambda: self._settle_dependents(future, payload))
@@ -392,61 +370,6 @@ class Client:
         else:
             outcomes.fail_by_dependency(ticket.future, cause)
 
-    # -- sending --
-
-    def _has_room(self) -> bool:
-        return self._in_flight < self._window and self._in_flight_bytes < _WINDOW_BYTES
-
-    def _tell(self, message: Any) -> None:
-        """Have a message sent with the next batch."""
-        with self._sending:
-            self._out.append(message)
-
-    def _send(self) -> None:
-        """Send what is ready, as far as there is room, a message for each batch."""
-        with self._sending:
-            while self._ready and self._has_room() and not self._stream.wants_to_write:
-                ticket = self._ready.pop()
-                if ticket.id in self._tickets:
-                    self._write(ticket)
-                    if len(self._out) >= _BATCH:
-                        self._write_out()
-            self._write_out()
-
-    def _write_out(self) -> None:
-        if self._out:
-            self._stream.send(encode(self._out), self._out_frames)
-            self._out, self._out_frames = [], []
-        elif self._stream.wants_to_write:
-            self._stream.flush()
-
-    def _write(self, ticket: Ticket) -> None:
-        options = ticket.options
-        packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
-        keys: tuple[bytes, ...] = ()
-        if ticket.blobs:
-            keys = tuple(blob.key for blob in ticket.blobs)
-            self._out += self._blobs.use(ticket.blobs)
-        self._out.append(
-            Task(
-                ticket.id,
-                packed.data,
-                packed.layout,
-                len(packed.frames),
-                keys,
-                options.priority,
-                options.timeout_s,
-                options.crash_limit or self._crash_limit,
-            )
-        )
-        if packed.frames:
-            self._out_frames.extend(packed.frames)
-        ticket.sent_bytes = 1 + len(packed.data) + sum(memoryview(frame).nbytes for frame in packed.frames)
-        self._in_flight += 1
-        self._in_flight_bytes += ticket.sent_bytes
-        if not options.retries:
-            ticket.call, ticket.parts = SENT, []
-
     # -- receiving --
 
     def _receive(self) -> None:
@@ -469,7 +392,7 @@ class Client:
                     if (ticket := self._tickets.get(task)) is not None:
                         ticket.future._start()
             case Capacity(limit=limit):
-                self._window = max(_WINDOW_LEAST, _WINDOW_FACTOR * limit)
+                self._sender.widen(limit)
             case Withdrawn(ids=tasks):
                 for task in tasks:
                     self._give_up(task)
@@ -484,7 +407,7 @@ class Client:
         ticket = self._tickets.get(outcome.id)
         if ticket is None:
             return  # cancelled in the meantime
-        self._landed(ticket)
+        self._sender.landed(ticket)
         future = ticket.future
         payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
         if outcome.status == Status.OK:
@@ -511,19 +434,9 @@ class Client:
         if self._graph:
             self._settle_dependents(future, None)
 
-    def _landed(self, ticket: Ticket) -> None:
-        """A ticket that was on its way is here again."""
-        if ticket.sent_bytes:
-            with self._sending:
-                self._in_flight -= 1
-                self._in_flight_bytes -= ticket.sent_bytes
-                ticket.sent_bytes = 0
-                if ticket.blobs:
-                    self._out += self._blobs.release(ticket.blobs)
-
     def _drop(self, ticket: Ticket) -> None:
         """Forget a ticket that is over."""
-        self._landed(ticket)
+        self._sender.landed(ticket)
         self._tickets.pop(ticket.id, None)
 
     # -- cancelling and ending --
@@ -534,7 +447,7 @@ class Client:
         if ticket is None:
             return
         if ticket.sent_bytes and self._broken is None:
-            self._tell(Cancel(task))
+            self._sender.tell(Cancel(task))
         self._give_up(task)
 
     def _give_up(self, task: int) -> None:
@@ -558,7 +471,7 @@ class Client:
             if ticket.waiting or (not ticket.sent_bytes and ticket.id > keep):
                 self._give_up(ticket.id)
         if self._tickets:
-            self._tell(Withdraw(keep))
+            self._sender.tell(Withdraw(keep))
 
     def _break(self, broken: Broken) -> None:
         """The pool cannot go on: every pending future gets an error of its own."""
@@ -579,9 +492,8 @@ class Client:
     def _farewell(self) -> None:
         """Tell the interchange to stop and wait until everything of it has gone."""
         number = self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)
-        with self._sending:
-            self._out.append(Stop(number))
-            self._write_out()
+        self._sender.tell(Stop(number))
+        self._sender.send(PriorityQueue(), ())
         while self._stream.wants_to_write and self._stream.is_open:
             select.select([], [self._stream], [])
             self._stream.flush()
@@ -590,26 +502,3 @@ class Client:
 
 def _nothing() -> None:
     """Wakes the thread, which looks at its state."""
-
-
-def _fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:
-    """Put a finished dependency's result in its place; if it cannot be pickled, fail the ticket and return False."""
-    try:
-        ticket.parts[index] = _payload_of(dependency)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
-        ticket.future._finish(outcomes.raising(outcomes.without_frames(error)))
-        return False
-    return True
-
-
-def _has_failed(future: Future[Any]) -> bool:
-    """Say whether a finished future has no result; results of ours are not opened for this."""
-    if isinstance(future, TaskFuture):
-        return future._has_failed
-    return future.cancelled() or future.exception() is not None
-
-
-def _payload_of(future: Future[Any]) -> Payload:
-    """Return a finished future's result, as it came if that is still there."""
-    payload = future._payload if isinstance(future, TaskFuture) else None
-    return payload if payload is not None else pickle_value(future.result())

@@ -10,9 +10,10 @@ from typing import Any
 
 from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed
 from hpcpool.processes.task_future import Opener, TaskFuture
+from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
-from hpcpool.wire.payload import Payload
+from hpcpool.wire.payload import Payload, pickle_value
 
 #: A chain of failed dependencies is named up to this many calls.
 _NAMED_CALLS = 5
@@ -131,3 +132,26 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
         return None, error
 
     future._finish(opener)
+
+
+def fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:
+    """Put a finished dependency's result in its place; if it cannot be pickled, fail the ticket and return False."""
+    try:
+        ticket.parts[index] = payload_of(dependency)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+        ticket.future._finish(raising(without_frames(error)))
+        return False
+    return True
+
+
+def has_failed(future: Future[Any]) -> bool:
+    """Say whether a finished future has no result; results of ours are not opened for this."""
+    if isinstance(future, TaskFuture):
+        return future._has_failed
+    return future.cancelled() or future.exception() is not None
+
+
+def payload_of(future: Future[Any]) -> Payload:
+    """Return a finished future's result, as it came if that is still there."""
+    payload = future._payload if isinstance(future, TaskFuture) else None
+    return payload if payload is not None else pickle_value(future.result())

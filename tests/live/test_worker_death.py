@@ -88,6 +88,7 @@ def test_a_worker_that_is_killed_while_idle_fails_no_call(pool):
     for _ in range(5):
         pid = pool.submit(os.getpid).result(PATIENCE_S)
         os.kill(pid, signal.SIGKILL)
+        until(lambda pid=pid: not is_alive(pid))
         # Whether the manager knows already or not: the call must not be lost with the worker.
         assert pool.submit(os.getpid).result(PATIENCE_S) != pid
 
@@ -95,8 +96,10 @@ def test_a_worker_that_is_killed_while_idle_fails_no_call(pool):
 def test_a_call_that_is_given_to_a_worker_that_just_died_runs_elsewhere(pool):
     processes = Pool.of(pool)
     for _ in range(20):
-        for worker in processes.workers:
+        victims = processes.workers
+        for worker in victims:
             worker.kill()
+        until(lambda victims=victims: not any(is_alive(worker.pid) for worker in victims))
         assert pool.submit(pow, 3, 3).result(PATIENCE_S) == 27
 
 

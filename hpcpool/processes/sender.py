@@ -1,0 +1,135 @@
+"""What the client has sent and is about to send: batches, the window, and which blobs the interchange knows.
+
+Used by the client's I/O thread, and by a submitting thread when the pool is idle; whoever sends holds the lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Container
+from typing import Any
+
+from hpcpool.core.priority_queue import PriorityQueue
+from hpcpool.processes.blob_ledger import BlobLedger
+from hpcpool.processes.ticket import SENT, Ticket
+from hpcpool.wire.messages import Task, encode
+from hpcpool.wire.payload import pack
+from hpcpool.wire.stream import Stream
+
+#: How many tasks go into one message: enough to pay for the message, few enough that the first is not kept waiting.
+_BATCH = 256
+#: How many tasks are at the interchange at most, for each one that the managers take; the rest waits here.
+_WINDOW_FACTOR = 4
+_WINDOW_LEAST = 4096
+#: Bytes of payload on the way at once.
+_WINDOW_BYTES = 512 * 1024 * 1024
+
+
+class Sender:
+    """The way to the interchange.
+
+    Args:
+        stream: to the interchange.
+        crash_limit: of calls that have none of their own.
+        first: the messages that go out before all others.
+    """
+
+    def __init__(self, stream: Stream, crash_limit: int, first: list[Any]) -> None:
+        self._stream = stream
+        self._crash_limit = crash_limit
+        # An RLock: the garbage collector may drop an executor, and so close a pool, while a thread has it.
+        self._lock = threading.RLock()
+        self._out = first
+        self._out_frames: list[Any] = []
+        self._blobs = BlobLedger()
+        self._window = _WINDOW_LEAST
+        #: Tasks at the interchange or beyond, and the bytes of their payloads.
+        self.in_flight = 0
+        self._in_flight_bytes = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the window allows another task."""
+        return self.in_flight < self._window and self._in_flight_bytes < _WINDOW_BYTES
+
+    def widen(self, limit: int) -> None:
+        """The managers take this many tasks in all."""
+        self._window = max(_WINDOW_LEAST, _WINDOW_FACTOR * limit)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread may have held the lock."""
+        self._lock = threading.RLock()
+
+    def tell(self, message: Any) -> None:
+        """Have a message sent with the next batch."""
+        with self._lock:
+            self._out.append(message)
+
+    def send_at_once(self, ticket: Ticket) -> bool:
+        """Send a ticket if nobody else is sending and nothing waits to be sent; else return False. Never waits."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            if self._out or self._stream.wants_to_write:
+                return False
+            self._write(ticket)
+            self._flush()
+            return True
+        finally:
+            self._lock.release()
+
+    def send(self, ready: PriorityQueue[Ticket], pending: Container[int]) -> None:
+        """Send what is ready (and still pending) as far as there is room, a message for each batch."""
+        with self._lock:
+            while ready and self.has_room and not self._stream.wants_to_write:
+                ticket = ready.pop()
+                if ticket.id in pending:
+                    self._write(ticket)
+                    if len(self._out) >= _BATCH:
+                        self._flush()
+            self._flush()
+
+    def landed(self, ticket: Ticket) -> None:
+        """A ticket that was on its way is here again."""
+        if ticket.sent_bytes:
+            with self._lock:
+                self.in_flight -= 1
+                self._in_flight_bytes -= ticket.sent_bytes
+                ticket.sent_bytes = 0
+                if ticket.blobs:
+                    self._out += self._blobs.release(ticket.blobs)
+
+    def _write(self, ticket: Ticket) -> None:
+        options = ticket.options
+        packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
+        keys: tuple[bytes, ...] = ()
+        if ticket.blobs:
+            keys = tuple(blob.key for blob in ticket.blobs)
+            self._out += self._blobs.use(ticket.blobs)
+        self._out.append(
+            Task(
+                ticket.id,
+                packed.data,
+                packed.layout,
+                len(packed.frames),
+                keys,
+                options.priority,
+                options.timeout_s,
+                options.crash_limit or self._crash_limit,
+            )
+        )
+        ticket.sent_bytes = 1 + len(packed.data)
+        if packed.frames:
+            self._out_frames.extend(packed.frames)
+            ticket.sent_bytes += sum(memoryview(frame).nbytes for frame in packed.frames)
+        self.in_flight += 1
+        self._in_flight_bytes += ticket.sent_bytes
+        if not options.retries:
+            ticket.call, ticket.parts = SENT, []
+
+    def _flush(self) -> None:
+        if self._out:
+            self._stream.send(encode(self._out), self._out_frames)
+            self._out, self._out_frames = [], []
+        elif self._stream.wants_to_write:
+            self._stream.flush()

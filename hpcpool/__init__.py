@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         UnsharableError,
         WorkerCrashed,
     )
-    from hpcpool.executor import ExecutorView, HPCPoolExecutor
+    from hpcpool.executor import HPCPoolExecutor
     from hpcpool.processes.task_future import TaskFuture, TaskInfo
+    from hpcpool.view import ExecutorView
 
 __all__ = [
     "BashError",
@@ -63,7 +64,7 @@ _HOMES = {
     "Config": "hpcpool.config",
     "ConfigError": "hpcpool.errors",
     "DependencyError": "hpcpool.errors",
-    "ExecutorView": "hpcpool.executor",
+    "ExecutorView": "hpcpool.view",
     "HPCPoolError": "hpcpool.errors",
     "HPCPoolExecutor": "hpcpool.executor",
     "MissingOutputs": "hpcpool.errors",

@@ -23,10 +23,11 @@ from hpcpool.app_calls import function_of, run_command, run_function
 from hpcpool.bash import BashResult
 from hpcpool.current import AnyExecutor
 from hpcpool.default_executor import default_executor
-from hpcpool.executor import ExecutorView, HPCPoolExecutor
+from hpcpool.executor import HPCPoolExecutor
 from hpcpool.options import RetryOn, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
+from hpcpool.view import ExecutorView
 from hpcpool.wire import by_value
 
 T = TypeVar("T")

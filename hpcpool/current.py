@@ -15,7 +15,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Union
 
 if TYPE_CHECKING:
-    from hpcpool.executor import ExecutorView, HPCPoolExecutor
+    from hpcpool.executor import HPCPoolExecutor
+    from hpcpool.view import ExecutorView
 
 AnyExecutor = Union["HPCPoolExecutor", "ExecutorView"]
 

@@ -21,10 +21,16 @@ if TYPE_CHECKING:
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-#: In the environment of each worker, and so of what its calls start.
+#: In the environment of each worker, and so of what its calls start: the folder of its node, a colon, its number.
 MARK = "HPCPOOL_WORKER"
 #: Without pidfds (before Linux 5.3, macOS) the end of a killed process is looked for this often (seconds).
 _LOOK_AGAIN_S = 0.005
+
+
+def node_directory() -> str | None:
+    """Return the folder of the node whose worker this process is, or runs below; None if there is none."""
+    directory = os.environ.get(MARK, "").rpartition(":")[0]
+    return directory if os.path.isdir(directory) else None
 
 
 def adopt_orphans() -> None:

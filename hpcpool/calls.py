@@ -1,0 +1,249 @@
+"""The ways to submit calls, the same for an executor and its views. How a call gets to a worker is not known here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+
+from typing_extensions import ParamSpec
+
+from hpcpool import current, joining, mapping
+from hpcpool.bash import BashCommand, BashResult, run_bash
+from hpcpool.options import UNSET, RetryOn, _Unset, changed
+from hpcpool.processes.task_future import TaskFuture
+from hpcpool.processes.ticket import CallOptions
+
+if TYPE_CHECKING:
+    from hpcpool.executor import HPCPoolExecutor
+    from hpcpool.view import ExecutorView
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Path = str | os.PathLike[str]
+
+
+class Calls(Executor):
+    """What the executor and its views share: the ways to submit calls."""
+
+    def _submit(self, options: CallOptions, fn: Callable[..., T], args: Any, kwargs: Any) -> TaskFuture[T]:
+        raise NotImplementedError
+
+    def _check_open(self) -> None:
+        raise NotImplementedError
+
+    def _noted(self, future: TaskFuture[T]) -> TaskFuture[T]:
+        """Return a future that was made through this object."""
+        return future
+
+    @property
+    def _options(self) -> CallOptions:
+        raise NotImplementedError
+
+    @property
+    def _pool(self) -> HPCPoolExecutor:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        current.enter(self)  # type: ignore[arg-type]  # there are only the two executors below
+        return self
+
+    def _view(self, options: CallOptions) -> ExecutorView:
+        raise NotImplementedError
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+        """Have `fn(*args, **kwargs)` run in a worker.
+
+        A future (of any executor) anywhere inside the arguments is a dependency: the call starts when it has finished
+        and sees its result in its place. Arguments are captured now: what is changed later is not seen by the call.
+
+        Args:
+            fn: any callable; functions and classes of `__main__`, lambdas and closures too.
+            *args, **kwargs: any objects that can be pickled. No keyword is taken away from `fn`.
+
+        Returns:
+            The call's future. Arguments that cannot be pickled fail that future, with the error's own type.
+
+        Raises:
+            RuntimeError: the executor was shut down.
+            BrokenPool: the pool cannot go on (its initializer failed, its interchange died, …).
+
+        Example:
+            >>> with HPCPoolExecutor(2) as pool:
+            ...     parts = [pool.submit(pow, n, 2) for n in range(4)]
+            ...     pool.submit(sum, parts).result()
+            14
+        """
+        return self._submit(self._options, fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | Literal["auto"] = 1,
+        buffersize: int | None = None,
+        unordered: bool = False,
+        progress: bool = False,
+    ) -> Iterator[T]:
+        """Call `fn` with the items of the iterables; like `ProcessPoolExecutor.map`, and a little more.
+
+        Args:
+            fn: takes as many arguments as there are iterables.
+            iterables: the shortest ends the calls. They are read at once if all of them have a length, and through a
+                window, in a thread, if not.
+            timeout: seconds from now until all results must have been taken; None: no limit.
+            chunksize: items for one task; "auto" measures how long items take, and cuts chunks of some milliseconds.
+            buffersize: at most this many tasks are submitted ahead of the results that are taken; None: no limit.
+            unordered: results as they come, not in the order of the items.
+            progress: a progress bar on stderr (needs `tqdm`: the extra `hpcpool[progress]`).
+
+        Returns:
+            An iterator over the results. The first call that raised raises here, in its position; then, and when the
+            iterator is closed, the rest is cancelled.
+
+        Raises:
+            TimeoutError: from the iterator, when `timeout` has passed.
+            ValueError, TypeError: an option is none.
+
+        Example:
+            >>> with HPCPoolExecutor(2) as pool:
+            ...     list(pool.map(pow, range(4), range(4)))
+            [1, 1, 4, 27]
+        """
+        self._check_open()
+        return mapping.run_map(
+            self.submit,
+            fn,
+            iterables,
+            hold=self._pool._hold,
+            workers=self._pool._max_workers,
+            timeout_s=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            unordered=unordered,
+            progress=progress,
+        )
+
+    def options(
+        self,
+        *,
+        retries: int | _Unset = UNSET,
+        retry_on: RetryOn | _Unset = UNSET,
+        timeout: float | _Unset | None = UNSET,
+        priority: int | _Unset = UNSET,
+        crash_limit: int | _Unset = UNSET,
+        name: str | _Unset = UNSET,
+    ) -> ExecutorView:
+        """Return a view of this executor whose calls have these options; views can be viewed again.
+
+        Args:
+            retries: how often a call that failed is run again. Default 0. Lost nodes do not count.
+            retry_on: which failures are retried: exception classes, or a function of the exception. Default
+                `Exception` (a timeout is one).
+            timeout: seconds that a call may run; then its worker and all that it started are ended and the future
+                raises the builtin `TimeoutError`. None, the default: no limit.
+            priority: a call of higher priority starts first. Default 0.
+            crash_limit: a call fails for good when it has killed this many workers. Default: the configuration's, 1.
+            name: what messages and `TaskFuture.info` call the calls. Default: the function's name.
+
+        Example:
+            >>> with HPCPoolExecutor(1) as pool:
+            ...     pool.options(timeout=30, retries=2).submit(pow, 2, 3).result()
+            8
+        """
+        options = changed(
+            self._options,
+            retries=retries,
+            retry_on=retry_on,
+            timeout=timeout,
+            priority=priority,
+            crash_limit=crash_limit,
+            name=name,
+        )
+        return self._view(options)
+
+    def bash(
+        self,
+        command: str | Sequence[Any],
+        /,
+        *,
+        stdout: Path | tuple[Path, str] | Any = None,
+        stderr: Path | tuple[Path, str] | Any = None,
+        cwd: Path | Any = None,
+        env: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        inputs: Iterable[Any] = (),
+        outputs: Iterable[Any] = (),
+        **fields: Any,
+    ) -> TaskFuture[BashResult]:
+        """Have a command run by bash in a worker.
+
+        Args:
+            command: a template whose `{fields}` are replaced by shell-quoted values (`{field:raw}`: unquoted; braces
+                for bash are doubled), or a list of arguments that is run without a shell.
+            stdout, stderr: None: captured, the last 16 MiB of it; a path, or `(path, mode)`: written there.
+            cwd: the directory to run in; None: the worker's.
+            env: added to the worker's environment; a value of None removes a variable.
+            timeout: seconds; then the command's process group gets TERM, and KILL 2 s later.
+            check: False: a non-zero return code is not an error.
+            inputs, outputs: files that must exist before, and after.
+            **fields: values of the template's fields. They, and all arguments, may be or contain futures.
+
+        Returns:
+            A future of a `BashResult`. It raises `BashError`, `BashTimeout`, `MissingOutputs` or `FileNotFoundError`.
+
+        Raises:
+            TypeError, ValueError: the template is malformed, or a field is missing or not used.
+
+        Example:
+            >>> with HPCPoolExecutor(1) as pool:
+            ...     pool.bash("echo {text}", text="it's here").result().stdout
+            "it's here\\n"
+        """
+        call = BashCommand.of(
+            command,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            check=check,
+            inputs=inputs,
+            outputs=outputs,
+            fields=fields,
+        )
+        options = self._options
+        if not options.name:
+            options = options._replace(name=f"bash({_shortened(command)})")
+        return self._submit(options, run_bash, (call,), {})
+
+    def join(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
+        """Run `fn` here, in a thread of this process, when its arguments are there; its futures become their results.
+
+        So a graph can grow while it runs: `fn` looks at results, submits more calls, and returns their futures.
+
+        Args:
+            fn: returns a future, or lists, tuples, sets or dictionaries with futures in them, at any depth; it should
+                not wait for them.
+            *args, **kwargs: futures in them (also inside lists, tuples, sets and dictionaries) are replaced by results.
+
+        Returns:
+            A future of what `fn` returned, each future in it replaced by its result.
+
+        Example:
+            >>> with HPCPoolExecutor(2) as pool:
+            ...     def squares(n):
+            ...         return [pool.submit(pow, i, 2) for i in range(n)]
+            ...     pool.join(squares, pool.submit(int, "4")).result()
+            [0, 1, 4, 9]
+        """
+        self._check_open()
+        return self._noted(joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name))
+
+
+def _shortened(command: Any) -> str:
+    text = command if isinstance(command, str) else " ".join(map(str, command))
+    return text if len(text) <= 60 else f"{text[:57]}…"

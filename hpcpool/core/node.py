@@ -110,6 +110,8 @@ class _Worker:
     #: How many calls it has been given in all.
     served: int = 0
     ending: End | None = None
+    #: The task because of which it is being ended.
+    ending_for: int | None = None
     retiring: bool = False
 
 
@@ -272,11 +274,16 @@ class Node:
         orders: list[Order] = []
         if worker.given:
             task = worker.given.popleft()
-            self._timeouts.pop(task, None)
+            timeout_s = self._timeouts.pop(task, None)
             if task in self._dropped:
                 self._dropped.discard(task)
-            elif worker.ending is not None:
+            elif worker.ending is not None and worker.ending_for == task:
                 orders.append(Ended(task, worker.ending))
+            elif worker.ending is not None:
+                # The task that we ended the worker for had just finished, and this one had begun: not its fault.
+                self._queue.appendleft(task)
+                if timeout_s is not None:
+                    self._timeouts[task] = timeout_s
             else:
                 orders.append(Crashed(number, task))
         elif not worker.ready and worker.ending is None:
@@ -335,6 +342,8 @@ class Node:
             if not worker.given:
                 self._active += 1
                 self._now_runs(worker, now, task)
+            elif len(worker.given) == 1:
+                self._tick_by(max(now, worker.since + LONG_TASK_S))  # to see whether the one in front is a long one
             worker.given.append(task)
             worker.served += 1
             orders.append(Give(worker.number, task))
@@ -347,11 +356,20 @@ class Node:
         if depth == 1:
             return None
         for worker in self._workers.values():
-            if worker.given and len(worker.given) < depth and worker.ending is None and not self._is_spent(worker):
+            if self._may_wait_behind(worker, depth):
                 # Keep the dictionary's order turning, so that all workers get their share.
                 self._workers[worker.number] = self._workers.pop(worker.number)
                 return worker
         return None
+
+    def _may_wait_behind(self, worker: _Worker, depth: int) -> bool:
+        """Say whether a worker may hold one more task: never behind one that is known to be long."""
+        return (
+            0 < len(worker.given) < depth
+            and not worker.reported
+            and worker.ending is None
+            and not self._is_spent(worker)
+        )
 
     def _depth(self) -> int:
         if self._mean_s is None:
@@ -444,7 +462,7 @@ class Node:
     def _end(self, worker: _Worker, reason: End) -> list[Order]:
         if worker.ending is not None:
             return []
-        worker.ending = reason
+        worker.ending, worker.ending_for = reason, worker.given[0]
         return (
             [TakeBack(worker.number), EndWorker(worker.number)] if len(worker.given) > 1 else [EndWorker(worker.number)]
         )

@@ -22,7 +22,7 @@ from typing import Any, Literal
 from hpcpool.config import Config
 from hpcpool.core.dependencies import Dependencies
 from hpcpool.core.priority_queue import PriorityQueue
-from hpcpool.errors import BrokenPool
+from hpcpool.errors import BrokenPool, PayloadError
 from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.interchange_process import InterchangeProcess
 from hpcpool.processes.sender import Sender
@@ -409,7 +409,13 @@ class Client:
             return  # cancelled in the meantime
         self._sender.landed(ticket)
         future = ticket.future
-        payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
+        try:
+            payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
+        except ValueError as error:
+            self._drop(ticket)
+            future._finish(outcomes.raising(PayloadError(f"the outcome of {future._name} is malformed: {error}")))
+            self._settle_dependents(future, None)
+            return
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must

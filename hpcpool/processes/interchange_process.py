@@ -13,6 +13,7 @@ from multiprocessing import spawn
 
 from hpcpool.config import Config
 from hpcpool.errors import ConfigError
+from hpcpool.processes import sessions
 from hpcpool.wire.stream import Stream
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
@@ -52,6 +53,8 @@ class InterchangeProcess:
             with open(self._log_path, "wb") as log_file:
                 self._process = subprocess.Popen(
                     [executable, "-P", start, "interchange", self.directory, *map(str, inherited)],
+                    # Without the mark of a worker that this may run in: it ends in order when its client does.
+                    env={name: value for name, value in os.environ.items() if name != sessions.MARK},
                     stdin=subprocess.DEVNULL,
                     stderr=log_file,
                     pass_fds=inherited,
@@ -91,8 +94,9 @@ class InterchangeProcess:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def after_fork(self) -> None:
-        """In a forked child: close our end, so that the parent's death is still seen."""
+        """In a forked child: close our ends, so that the parent's death is still seen."""
         self.stream.close()
+        os.close(self._census)
 
     def _wait_for_census(self) -> None:
         deadline = time.monotonic() + _AFTERMATH_S
@@ -114,7 +118,10 @@ class InterchangeProcess:
 
 def _make_run_directory(parent: str | None) -> str:
     """Make a private directory whose sockets' paths are short enough."""
-    for place in (parent, "/tmp") if parent is None else (parent,):  # the second only if $TMPDIR is too long
+    # A pool made inside a call lives in its worker's directory, so it goes with that, however that goes. /tmp is for
+    # the case that $TMPDIR is too long.
+    places = (sessions.node_directory(), None, "/tmp") if parent is None else (parent,)
+    for place in places:
         directory = tempfile.mkdtemp(prefix="hpcpool-", dir=place)
         if len(os.fsencode(os.path.join(directory, "managers.sock"))) <= _SOCKET_PATH_BYTES:
             return directory

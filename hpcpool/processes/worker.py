@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import resource
+import select
 import signal
 import socket
 import sys
@@ -87,7 +88,9 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
 
 def _run_calls(calls: socket.socket, link: socket.socket) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    while (received := read_call(calls, link)) is not None:
+    waiting = select.poll()
+    waiting.register(calls, select.POLLIN)
+    while (received := read_call(calls, link, waiting)) is not None:
         started_at, start = time.time(), time.perf_counter()
         outcome, frames = _run(*received)
         del received

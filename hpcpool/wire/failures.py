@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import traceback
 from concurrent.futures.process import _RemoteTraceback
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import tblib
 
 from hpcpool.errors import PayloadError, RemoteError
 from hpcpool.wire.payload import Payload, pickle_value, unpickle
+
+#: Frames that travel, from each end of a traceback: `tblib` nests them, and deep nesting cannot be pickled.
+_FRAMES = 50
 
 
 class Failure(NamedTuple):
@@ -39,7 +43,7 @@ def pickle_failure(error: BaseException, own_frames: int = 0) -> Payload:
         type_name=_name(error),
         text=_text(error),
         traceback_text=_format(error),
-        frames=tblib.Traceback(trace).to_dict() if trace is not None else None,
+        frames=_frames(trace),
     )
     return pickle_value(tuple(failure))
 
@@ -65,6 +69,20 @@ def unpickle_payload_error(payload: Payload, what: str) -> PayloadError:
 def remote_traceback(text: str) -> _RemoteTraceback:
     """Return the cause that shows a remote traceback, of exactly the class that ProcessPoolExecutor uses."""
     return _RemoteTraceback(f'\n"""\n{text}"""')  # type: ignore[arg-type]  # typeshed has it wrong: it is text
+
+
+def _frames(trace: TracebackType | None) -> dict[str, Any] | None:
+    """Return a traceback in `tblib`'s plain form, the middle of a very long one left out."""
+    chain = []
+    while trace is not None:
+        chain.append(trace)
+        trace = trace.tb_next
+    if len(chain) > 2 * _FRAMES:
+        chain = chain[:_FRAMES] + chain[-_FRAMES:]
+    short = None
+    for part in reversed(chain):
+        short = TracebackType(short, part.tb_frame, part.tb_lasti, part.tb_lineno)
+    return tblib.Traceback(short).to_dict() if short is not None else None
 
 
 def _rebuild(failure: Failure) -> BaseException:

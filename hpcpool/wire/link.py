@@ -8,6 +8,7 @@ is only ever sent to an idle worker).
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import sys
@@ -91,9 +92,18 @@ def encode_call(task: Task, frames: Sequence[Any]) -> tuple[bytes, list[Any]]:
     return ANNOUNCEMENT, following
 
 
-def read_call(calls: socket.socket, link: socket.socket) -> tuple[Task, list[bytearray]] | None:
-    """Wait for the next call and its frames; None when the manager has closed the channel."""
-    message = calls.recv(CALLS_BYTES)
+def read_call(calls: socket.socket, link: socket.socket, waiting: select.poll) -> tuple[Task, list[bytearray]] | None:
+    """Wait for the next call and its frames; None when the manager has closed the channel.
+
+    `waiting` is a poll object with `calls` registered.
+    """
+    # A process that waits in recv() takes what arrives in the moment it is killed, and the call would count as the one
+    # that it ran. So wait without taking, and take only what is there.
+    try:
+        message = calls.recv(CALLS_BYTES, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        waiting.poll()
+        message = calls.recv(CALLS_BYTES)
     if not message:
         return None
     if message != ANNOUNCEMENT:

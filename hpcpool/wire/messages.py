@@ -225,7 +225,7 @@ FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withd
 ToManager = Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat
 
 T = TypeVar("T")
-Frame = Any  # bytes, memoryview, bytearray or zmq.Frame: whatever has the buffer protocol
+Frame = Any  # bytes, memoryview, bytearray: whatever has the buffer protocol
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -243,7 +243,7 @@ class Codec(Generic[T]):
         """Return the batch in a header frame; `MessageError` if it is not one."""
         try:
             return self._decode(header)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessageError(f"not a message of protocol {PROTOCOL}: {error}") from error
 
 

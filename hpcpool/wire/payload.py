@@ -27,7 +27,7 @@ INLINE_BYTES = 16 * 1024
 #: In a pickle: something of `__main__` by reference, which a worker could not follow.
 _MAIN = b"__main__"
 
-Buffer = Any  # bytes, bytearray, memoryview or zmq.Frame
+Buffer = Any  # bytes, bytearray or memoryview
 
 
 class Payload(NamedTuple):
@@ -85,24 +85,51 @@ def unpack(data: Buffer, layout: Sequence[int], frames: Sequence[Buffer]) -> lis
     Raises ValueError when layout and pieces do not fit.
     """
     if not layout:
+        if frames:
+            raise ValueError(f"{len(frames)} frames came without a layout")
         return [Payload(data)]
+    pieces = _Pieces(data, frames)
     payloads: list[Payload] = []
-    view, offset = memoryview(data), 0
-    lengths, pieces_of_frames = iter(layout), iter(frames)
-    for count in lengths:
-        pieces: list[Buffer] = []
-        for _ in range(count):
-            length = next(lengths)
-            if length < 0:
-                pieces.append(next(pieces_of_frames))
-            else:
-                piece = view[offset : offset + length]
-                pieces.append(bytearray(piece) if pieces else piece)
-                offset += length
-        payloads.append(Payload(pieces[0], pieces[1:]))
-    if offset != len(view):
-        raise ValueError(f"layout names {offset} inline bytes, {len(view)} came")
+    position = 0
+    while position < len(layout):
+        count = layout[position]
+        lengths = layout[position + 1 : position + 1 + count]
+        if count < 1 or len(lengths) != count:
+            raise ValueError(f"layout names {count} pieces, {len(lengths)} lengths follow")
+        position += 1 + count
+        first = pieces.take(lengths[0])
+        payloads.append(Payload(first, [pieces.take(length, is_buffer=True) for length in lengths[1:]]))
+    pieces.check_all_taken()
     return payloads
+
+
+class _Pieces:
+    """The inline bytes and the frames of a message, from the front."""
+
+    def __init__(self, data: Buffer, frames: Sequence[Buffer]) -> None:
+        self._view = memoryview(data)
+        self._frames = frames
+        self._offset = 0
+        self._used = 0
+
+    def take(self, length: int, is_buffer: bool = False) -> Buffer:
+        """Return the next frame (length below 0), or that many inline bytes; buffers are copied."""
+        if length >= 0:
+            piece = self._view[self._offset : self._offset + length]
+            self._offset += length
+            return bytearray(piece) if is_buffer else piece
+        if self._used == len(self._frames):
+            raise ValueError(f"layout names more frames than the {self._used} that came")
+        self._used += 1
+        return self._frames[self._used - 1]
+
+    def check_all_taken(self) -> None:
+        """Raise if the layout did not fit."""
+        if self._offset != len(self._view) or self._used != len(self._frames):
+            raise ValueError(
+                f"layout names {self._offset} inline bytes and {self._used} frames, "
+                f"{len(self._view)} and {len(self._frames)} came"
+            )
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------

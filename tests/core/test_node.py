@@ -87,9 +87,10 @@ class NodeMachine(RuleBasedStateMachine):
             self.random.choice([w for w in self.sim.workers.values() if w.is_idle or w.running is not None])
         )
 
-    @rule(count=st.integers(1, 2))
-    def workers_fail_to_start(self, count):
-        self.sim.failing_starts = count
+    @precondition(lambda self: self.sim.failed_starts < 2)
+    @rule()
+    def a_worker_fails_to_start(self):
+        self.sim.failing_starts = 1
 
     def any_task(self):
         # The newest are likelier to be here still.

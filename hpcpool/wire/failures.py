@@ -6,7 +6,9 @@ does not pickle) is rebuilt without calling `__init__`; what cannot be rebuilt a
 
 from __future__ import annotations
 
+import contextlib
 import traceback
+import types
 from concurrent.futures.process import _RemoteTraceback
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -107,18 +109,22 @@ def _rebuild(failure: Failure) -> BaseException:
 def _pickle_exception(error: BaseException) -> bytes | None:
     """Pickle an exception in the first way that survives a round trip."""
     for form in (error, _WithoutInit(error), _WithoutInit(error, printable_only=True)):
-        if (data := _round_trip(form, type(error))) is not None:
+        # An `__init__` that makes its message from its arguments makes another one when it is given the message.
+        text = _text(error) if form is error else None
+        if (data := _round_trip(form, type(error), text)) is not None:
             return data
     return None
 
 
-def _round_trip(form: Any, kind: type) -> bytes | None:
+def _round_trip(form: Any, kind: type, text: str | None) -> bytes | None:
+    """Return the pickle, if what is rebuilt from it is of this class (and reads like this)."""
     try:
         payload = pickle_value(form)
         rebuilt = unpickle(Payload(payload.data, payload.buffers))
     except Exception:  # noqa: BLE001 - user code in __reduce__ or __init__
         return None
-    return payload.data if type(rebuilt) is kind and not payload.buffers else None
+    is_same = isinstance(rebuilt, BaseException) and type(rebuilt) is kind and (text is None or _text(rebuilt) == text)
+    return payload.data if is_same and not payload.buffers else None
 
 
 class _WithoutInit:
@@ -127,7 +133,7 @@ class _WithoutInit:
     def __init__(self, error: BaseException, *, printable_only: bool = False) -> None:
         self._class = type(error)
         self._args = error.args
-        self._state = dict(vars(error))
+        self._state = {**_slots(error), **vars(error)}
         if printable_only:
             self._args = tuple(_carriable(value) for value in error.args)
             self._state = {name: _carriable(value) for name, value in self._state.items()}
@@ -139,8 +145,22 @@ class _WithoutInit:
 def _make_without_init(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    for name, value in state.items():
+        with contextlib.suppress(AttributeError, TypeError):  # some built-in ones can only be read
+            setattr(error, name, value)
     return error
+
+
+def _slots(error: BaseException) -> dict[str, Any]:
+    """Return what built-in exceptions keep outside of `__dict__` (errno and filename of OSError, …)."""
+    names = [
+        name
+        for cls in type(error).__mro__
+        for name, member in vars(cls).items()
+        if isinstance(member, types.MemberDescriptorType | types.GetSetDescriptorType) and not name.startswith("_")
+    ]
+    state = {name: getattr(error, name, None) for name in names if name not in ("args", "with_traceback")}
+    return {name: value for name, value in state.items() if value is not None}
 
 
 def _carriable(value: Any) -> Any:

@@ -73,34 +73,34 @@ def load_function(key: bytes) -> Callable[..., Any]:
 
 
 class Fingerprint:
-    """All that a function's pickle was made from, if none of it can change unseen; else `stable` is False."""
+    """All that a function's pickle was made from, if none of it can change unseen; else `stable` is False.
 
-    __slots__ = ("_functions", "_mappings", "stable")
+    It keeps no function alive, neither the one it is of nor those that this names: functions are held weakly.
+    """
+
+    __slots__ = ("_functions", "stable")
 
     def __init__(self, function: types.FunctionType) -> None:
         self.stable = True
-        self._functions: list[tuple[types.FunctionType, tuple[Any, ...]]] = []
-        self._mappings: list[tuple[dict[str, Any], str, Any]] = []
+        self._functions: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
         self._visit(function)
 
     def still_holds(self) -> bool:
         """Say whether everything is still the very same object."""
-        return all(_parts(function) == parts for function, parts in self._functions) and all(
-            mapping.get(name, _MISSING) is value for mapping, name, value in self._mappings
-        )
+        for reference, parts in self._functions:
+            function = reference()
+            if function is None or not _are_same(parts, _parts(function)):
+                return False
+        return True
 
     def _visit(self, function: types.FunctionType) -> None:
-        if any(known is function for known, _ in self._functions):
+        if any(reference() is function for reference, _ in self._functions):
             return
         parts = _parts(function)
-        self._functions.append((function, parts))
+        self._functions.append((weakref.ref(function), tuple(map(_held, parts))))
         if function.__dict__ or function.__kwdefaults__:
             self.stable = False
-        for value in (*(function.__defaults__ or ()), *_cell_values(function)):
-            self._visit_value(value)
-        for name in _private._extract_code_globals(function.__code__):
-            value = function.__globals__.get(name, _MISSING)
-            self._mappings.append((function.__globals__, name, value))
+        for value in (*(function.__defaults__ or ()), *parts[_FIXED_PARTS:]):
             self._visit_value(value)
 
     def _visit_value(self, value: Any) -> None:
@@ -109,35 +109,41 @@ class Fingerprint:
         if type(value) in (tuple, frozenset):
             for item in value:
                 self._visit_value(item)
-        elif isinstance(value, (types.FunctionType, type, types.BuiltinFunctionType)):
-            if isinstance(value, types.BuiltinFunctionType) or by_value.is_importable(value):
-                return
-            if isinstance(value, types.FunctionType):
+        elif isinstance(value, types.FunctionType):
+            if not by_value.is_importable(value):
                 self._visit(value)
-            else:
-                self.stable = False
+        elif isinstance(value, types.BuiltinFunctionType):
+            # A method of a built-in object is of this type, too, and its object may change.
+            self.stable = value.__self__ is None or isinstance(value.__self__, types.ModuleType)
         else:
-            self.stable = False
+            self.stable = isinstance(value, type) and by_value.is_importable(value)
 
 
-class _Same:
-    """Wraps a value so that == means `is`."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-    __hash__ = None  # type: ignore[assignment]
+#: How many of the parts of a function come before its cells and globals.
+_FIXED_PARTS = 4
 
 
 def _parts(function: types.FunctionType) -> tuple[Any, ...]:
-    cells = tuple(_Same(value) for value in _cell_values(function))
-    has_own = (bool(function.__kwdefaults__), bool(function.__dict__))
-    return (_Same(function.__code__), _Same(function.__defaults__), has_own, cells)
+    """Return all objects that a function's pickle is made from, in a fixed order."""
+    names = function.__globals__
+    return (
+        function.__code__,
+        function.__defaults__,
+        bool(function.__kwdefaults__),
+        bool(function.__dict__),
+        *_cell_values(function),
+        *[names.get(name, _MISSING) for name in _private._extract_code_globals(function.__code__)],
+    )
+
+
+def _held(part: Any) -> Any:
+    return weakref.ref(part) if isinstance(part, types.FunctionType) else part
+
+
+def _are_same(held: tuple[Any, ...], parts: tuple[Any, ...]) -> bool:
+    if len(held) != len(parts):
+        return False
+    return all(old is new or (type(old) is weakref.ref and old() is new) for old, new in zip(held, parts, strict=True))
 
 
 def _cell_values(function: types.FunctionType) -> list[Any]:
@@ -172,10 +178,12 @@ class FunctionCache:
             previous: Blob | None = entry.blob
         else:
             previous = None
+        fingerprint = Fingerprint(
+            function
+        )  # before the pickle: what another thread changes meanwhile is seen next time
         data = payload.dumps_by_value(function)
         key = hashlib.blake2b(data, digest_size=16).digest()
         blob = previous if previous is not None and previous.key == key else Blob(key, data)
-        fingerprint = Fingerprint(function)
         with self._lock:
             self._entries[id(function)] = _Entry(
                 weakref.ref(function, functools.partial(_drop, self._entries, id(function))),

@@ -70,6 +70,7 @@ class Calls(Executor):
             BrokenPool: the pool cannot go on (its initializer failed, its interchange died, …).
 
         Example:
+            >>> from hpcpool import HPCPoolExecutor
             >>> with HPCPoolExecutor(2) as pool:
             ...     parts = [pool.submit(pow, n, 2) for n in range(4)]
             ...     pool.submit(sum, parts).result()
@@ -108,6 +109,7 @@ class Calls(Executor):
             ValueError, TypeError: an option is none.
 
         Example:
+            >>> from hpcpool import HPCPoolExecutor
             >>> with HPCPoolExecutor(2) as pool:
             ...     list(pool.map(pow, range(4), range(4)))
             [1, 1, 4, 27]
@@ -149,6 +151,7 @@ class Calls(Executor):
             name: what messages and `TaskFuture.info` call the calls. Default: the function's name.
 
         Example:
+            >>> from hpcpool import HPCPoolExecutor
             >>> with HPCPoolExecutor(1) as pool:
             ...     pool.options(timeout=30, retries=2).submit(pow, 2, 3).result()
             8
@@ -199,6 +202,7 @@ class Calls(Executor):
             TypeError, ValueError: the template is malformed, or a field is missing or not used.
 
         Example:
+            >>> from hpcpool import HPCPoolExecutor
             >>> with HPCPoolExecutor(1) as pool:
             ...     pool.bash("echo {text}", text="it's here").result().stdout
             "it's here\\n"
@@ -223,7 +227,8 @@ class Calls(Executor):
     def join(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """Run `fn` here, in a thread of this process, when its arguments are there; its futures become their results.
 
-        So a graph can grow while it runs: `fn` looks at results, submits more calls, and returns their futures.
+        So a graph can grow while it runs: `fn` looks at results, submits more calls, and returns their futures. Of a
+        view's options only the name applies.
 
         Args:
             fn: returns a future, or lists, tuples, sets or dictionaries with futures in them, at any depth; it should
@@ -234,6 +239,7 @@ class Calls(Executor):
             A future of what `fn` returned, each future in it replaced by its result.
 
         Example:
+            >>> from hpcpool import HPCPoolExecutor
             >>> with HPCPoolExecutor(2) as pool:
             ...     def squares(n):
             ...         return [pool.submit(pow, i, 2) for i in range(n)]

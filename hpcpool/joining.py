@@ -44,8 +44,10 @@ def _in_thread(future: TaskFuture[Any], step: Callable[..., None], *args: Any) -
     """
     try:
         threading.Thread(target=step, args=(future, *args), name=future.info.name, daemon=True).start()
-    except RuntimeError as error:  # the system has no thread left
-        future._finish(outcomes.raising(error))
+    except RuntimeError:
+        # The system has no thread left; or the interpreter is ending, and Python 3.12.0 and 3.12.1 allow none by then
+        # (https://github.com/python/cpython/issues/113964). Better here than not at all.
+        step(future, *args)
 
 
 def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:

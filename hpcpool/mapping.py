@@ -155,6 +155,8 @@ class _Feed:
     def __init__(self, source: _Source) -> None:
         self.source = source
         self.futures: OrderedDict[Future[Any], None] = OrderedDict()
+        #: The one that the consumer waits for just now; it has left `futures`.
+        self.awaited: Future[Any] | None = None
         self.submitted = 0
         #: Gets each task when it has finished, and None when the input has ended; only for results as they come.
         self._finished: queue.SimpleQueue[Future[Any] | None] | None = None
@@ -181,8 +183,9 @@ class _Feed:
 
     def cancel(self) -> None:
         """Submit no more and cancel what does not run."""
-        for future in list(self.futures):
-            future.cancel()
+        for future in (self.awaited, *list(self.futures)):
+            if future is not None:
+                future.cancel()
 
     def consumed(self) -> None:
         """Somebody takes the results."""
@@ -328,6 +331,7 @@ class _Threaded(_Feed):
                     self._finished.put(None)
                 self._changed.notify_all()
             self._client.release(self._hold)
+            del self._client, self._hold  # the hold knows this feed: a cycle
 
     def _wait_for_room(self) -> bool:
         """Wait until one more may be submitted; False if none is wanted any more."""
@@ -417,8 +421,12 @@ def _unordered(feed: _Feed, end: float | None, is_chunked: bool) -> Iterator[Any
 
 def _take_next(feed: _Feed, end: float | None) -> list[Any] | None:
     """Return the next result, alone in a list; None at the end."""
-    future = feed.pop(_left(end))
-    return None if future is None else [_result_or_cancel(future, end)]
+    feed.awaited = future = feed.pop(_left(end))
+    try:
+        return None if future is None else [_result_or_cancel(future, end)]
+    finally:
+        feed.awaited = None
+        del future  # break the cycle through the traceback
 
 
 def _take_finished(feed: _Feed, finished: queue.SimpleQueue[Future[Any] | None], end: float | None) -> list[Any] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -51,22 +53,27 @@ def changed(
 
 
 def _whole(option: str, value: Any, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    try:
+        number = operator.index(value)  # numpy's integers are some, too
+    except TypeError:
+        raise TypeError(f"{option} must be a whole number, not {value!r}") from None
+    if isinstance(value, bool):
         raise TypeError(f"{option} must be a whole number, not {value!r}")
-    if not least <= value < 2**31:
+    if not least <= number < 2**31:
         raise ValueError(f"{option} must be at least {least} and less than 2**31, not {value!r}")
-    return value
+    return number
 
 
 def _seconds(option: str, value: Any) -> float:
     """Return seconds; None, for no limit, becomes 0."""
     if value is None:
         return 0.0
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{option} must be seconds (a number) or None, not {value!r}")
-    if not value > 0 or math.isinf(value):
+    seconds = float(value)
+    if not seconds > 0 or math.isinf(seconds):
         raise ValueError(f"{option} must be more than 0 seconds and finite (None: no limit), not {value!r}")
-    return float(value)
+    return seconds
 
 
 def _exceptions(value: Any) -> Any:

@@ -10,109 +10,71 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import NamedTuple
+
+from hpcpool.core.orders import (
+    Crashed,
+    End,
+    Ended,
+    EndWorker,
+    Give,
+    Hopeless,
+    Order,
+    ReportStarted,
+    RetireWorker,
+    StartWorker,
+    TakeBack,
+)
+from hpcpool.core.pace import node_depth, worker_depth
+
+__all__ = [
+    "Crashed",
+    "End",
+    "EndWorker",
+    "Ended",
+    "Give",
+    "Hopeless",
+    "Node",
+    "Order",
+    "ReportStarted",
+    "RetireWorker",
+    "StartWorker",
+    "TakeBack",
+]
 
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
 #: With a task that has run for so long, no unstarted one stays (seconds).
 LONG_TASK_S = 0.01
-#: How much measured work a worker holds in advance (seconds), to hide the way to the manager and back.
-WORKER_AHEAD_S = 0.002
-#: The same for a node and the way to the interchange.
-NODE_AHEAD_S = 0.01
-WORKER_AHEAD_LIMIT = 64
 #: Moving work between workers costs some tens of microseconds: less work than this (seconds) is not worth it.
 WORTH_MOVING_S = 0.0005
-#: So many workers that die before their first call in a row break the pool.
+#: So many workers in a row that die before their first call break the pool.
 START_FAILURE_LIMIT = 3
+#: How long a worker that has served enough may take to leave (seconds): exit handlers run in this time.
+LEAVE_S = 5.0
 #: Weight of the newest run time in the moving mean.
 _NEWEST = 0.1
 
 
-class End(Enum):
-    """Why a worker is being ended by us."""
-
-    TIMED_OUT = "timed out"
-    KILLED = "killed"
-    DROPPED = "dropped"
-
-
-class StartWorker(NamedTuple):
-    """Start a worker with this number."""
-
-    worker: int
-
-
-class Give(NamedTuple):
-    """Send a task to a worker."""
-
-    worker: int
-    task: int
-
-
-class TakeBack(NamedTuple):
-    """Read back what a worker has not read yet, then call `taken_back`."""
-
-    worker: int
-
-
-class EndWorker(NamedTuple):
-    """Kill a worker and all that its call has started."""
-
-    worker: int
-
-
-class RetireWorker(NamedTuple):
-    """Close a worker's channel: it ends in good order."""
-
-    worker: int
-
-
-class ReportStarted(NamedTuple):
-    """Tell the client that these tasks run."""
-
-    tasks: list[int]
-
-
-class Crashed(NamedTuple):
-    """The worker died while it ran this task."""
-
-    worker: int
-    task: int
-
-
-class Ended(NamedTuple):
-    """We ended the worker of this task, for this reason."""
-
-    task: int
-    reason: End
-
-
-class Hopeless(NamedTuple):
-    """Workers die before their first call, again and again."""
-
-    worker: int
-
-
-Order = StartWorker | Give | TakeBack | EndWorker | RetireWorker | ReportStarted | Crashed | Ended | Hopeless
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
     number: int
     ready: bool = False
     #: Tasks sent to it, the running one first; never also in the node's queue.
     given: deque[int] = field(default_factory=deque)
-    #: When the first of `given` began to run, as far as is known here.
+    #: When the first of `given` began to run, as far as is known here; of a retiring worker: when it was told to leave.
     since: float = 0.0
     reported: bool = False
-    #: How many calls it has been given in all.
+    #: How many calls it has been given in all, but for those that were taken back.
     served: int = 0
+    #: Why we end it, and the task that is the reason.
     ending: End | None = None
-    #: The task because of which it is being ended.
-    ending_for: int | None = None
-    retiring: bool = False
+    victim: int | None = None
+    #: It leaves, or has left, in good order.
+    leaving: bool = False
+    #: It may be given tasks, now or when it is ready; `Node._usable` counts these.
+    usable: bool = True
+    #: It is in `Node._takers`.
+    listed: bool = False
 
 
 class Node:
@@ -122,25 +84,36 @@ class Node:
         self.slots = slots
         self._max_served = max_tasks_per_child
         self._workers: dict[int, _Worker] = {}
-        #: Ready workers without a task that may take one; the one that became idle last, the warmest, at the end.
+        self._usable = 0
+        #: Usable, ready workers without a task; the one that became idle last, the warmest, at the end.
         self._idle: dict[int, _Worker] = {}
+        #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when it has finished
+        #: a task: so finding one costs the same however many workers are full.
+        self._takers: deque[_Worker] = deque()
+        #: Workers that have served enough and have no task, but have not been told to leave.
+        self._spent: list[_Worker] = []
+        #: How many were told and have not gone.
+        self._leaving = 0
+        #: How many workers have a task, and how many tasks wait behind a running one.
         self._active = 0
+        self._behind = 0
         self._next_worker = 1
         self._queue: deque[int] = deque()
+        #: Tasks here, queued or given, that have a time limit (seconds), and those that only an idle worker may get.
         self._timeouts: dict[int, float] = {}
+        self._alone: set[int] = set()
         #: Given tasks whose outcome nobody wants any more.
         self._dropped: set[int] = set()
         self._mean_s: float | None = None
+        #: Workers in a row that ended before they were ready; that ended without having read the call they were given.
         self._start_failures = 0
+        self._barren = 0
         self._tick_at: float | None = None
         self._withdrawing = False
+        #: How many tasks others have asked for in vain.
+        self._owed = 0
 
     # -- what others want to know --
-
-    @property
-    def workers(self) -> int:
-        """How many workers there are, starting and ending ones included."""
-        return len(self._workers)
 
     @property
     def tick_at(self) -> float | None:
@@ -150,15 +123,7 @@ class Node:
     @property
     def limit(self) -> int:
         """How many tasks the node takes in all, by how long they run."""
-        if self._mean_s is None or self._mean_s >= 1.0:
-            return self.slots
-        ahead = min(256, 1 + int(NODE_AHEAD_S / max(self._mean_s, 1e-6)))
-        return self.slots * (1 + ahead)
-
-    def running(self, worker: int) -> int | None:
-        """Return the task that a worker runs, as far as is known here."""
-        known = self._workers.get(worker)
-        return known.given[0] if known is not None and known.given else None
+        return self.slots * node_depth(self._mean_s)
 
     # -- events --
 
@@ -166,12 +131,17 @@ class Node:
         """Start the first worker before the first task has come."""
         return self._start_workers(at_least=1)
 
-    def arrived(self, tasks: Iterable[tuple[int, float]], now: float) -> list[Order]:
-        """Take tasks, each with its timeout in seconds (0: none)."""
+    def arrived(self, tasks: Iterable[tuple[int, float]], now: float, alone: Iterable[int] = ()) -> list[Order]:
+        """Take tasks, each with its timeout in seconds (0: none).
+
+        Those also named in `alone` are never put behind another task: they are too large to be taken back.
+        """
+        self._owed = 0  # whoever sends tasks has more of them than others can take
         for task, timeout_s in tasks:
             self._queue.append(task)
             if timeout_s:
                 self._timeouts[task] = timeout_s
+        self._alone.update(alone)
         return self._fill(now)
 
     def worker_ready(self, number: int, now: float) -> list[Order]:
@@ -179,25 +149,29 @@ class Node:
         worker = self._workers[number]
         worker.ready = True
         self._start_failures = 0
-        self._idle[number] = worker
-        return [*self._retire_spent(), *self._fill(now)]
+        if worker.usable:
+            self._idle[number] = worker
+        return self._fill(now)
 
     def finished(self, number: int, task: int, elapsed_s: float, now: float) -> bool:
         """A worker has sent an outcome; say whether anybody wants it. Call `refill` after a batch of these."""
         worker = self._workers[number]
-        if not worker.given or worker.given[0] != task:
+        given = worker.given
+        if not given or given[0] != task:
             return False
-        worker.given.popleft()
+        given.popleft()
         mean = self._mean_s
         self._mean_s = elapsed_s if mean is None else mean + _NEWEST * (elapsed_s - mean)
-        if self._timeouts:
-            self._timeouts.pop(task, None)
-        if worker.given:
+        self._barren = 0
+        if self._timeouts or self._alone:
+            self._forget(task)
+        if given:
+            self._behind -= 1
             self._now_runs(worker, now)
+            self._list(worker)
         else:
             self._active -= 1
-            if not self._is_spent(worker):
-                self._idle[number] = worker
+            self._rest(worker)
         if task in self._dropped:
             self._dropped.discard(task)
             return False
@@ -206,16 +180,13 @@ class Node:
     def refill(self, now: float) -> list[Order]:
         """Give out tasks after outcomes have come; take tasks back for workers that have none."""
         orders = self._fill(now)
-        if self._idle and not self._queue and self._active:
-            orders += self._share(now)
-        if self._max_served is not None:
-            orders += self._retire_spent()
+        if self._behind and self._idle and self._active < self.slots and not self._queue:
+            orders += self._share()
         return orders
 
     def taken_back(self, number: int, tasks: list[int], now: float) -> list[Order]:
-        """These unstarted tasks were read back from a worker's channel."""
-        self._unread(self._workers[number], tasks)
-        return self._fill(now)
+        """These unstarted tasks were read back from a worker's channel, oldest first."""
+        return [*self._unread(self._workers[number], tasks, now), *self._fill(now)]
 
     def cancelled(self, task: int, now: float) -> list[Order]:
         """Nobody wants this task any more."""
@@ -234,19 +205,26 @@ class Node:
         holder = self._holder(task)
         if holder is None:
             return [Ended(task, End.KILLED)] if self._unqueue(task) else []
-        if holder.given[0] != task:
-            self._dropped.add(task)
-            return [TakeBack(holder.number), Ended(task, End.KILLED)]
-        return self._end(holder, End.KILLED)
+        if holder.given[0] == task and holder.victim in (None, task):
+            return self._end(holder, End.KILLED)
+        if task in self._dropped:
+            return []
+        self._dropped.add(task)
+        return [TakeBack(holder.number), Ended(task, End.KILLED)]
 
     def give_back(self, count: int) -> list[int]:
-        """Hand unstarted tasks back to the interchange, the newest first."""
+        """Hand unstarted tasks back to the interchange, the newest first. What is missing is owed: see `pay_back`."""
         returned: list[int] = []
         while self._queue and len(returned) < count:
             task = self._queue.pop()
-            self._timeouts.pop(task, None)
+            self._forget(task)
             returned.append(task)
+        self._owed = count - len(returned)
         return returned
+
+    def pay_back(self) -> list[int]:
+        """Hand over what is owed and has come back from workers since: tasks that were behind a long one."""
+        return self.give_back(self._owed) if self._owed and self._queue else []
 
     def withdraw(self) -> list[Order]:
         """Begin to give up what does not run: obey the orders, then call `withdrawn`."""
@@ -259,37 +237,22 @@ class Node:
         kept = [task for task in self._queue if task <= keep]
         given_up = [task for task in self._queue if task > keep]
         for task in given_up:
-            self._timeouts.pop(task, None)
+            self._forget(task)
         self._queue = deque(kept)
         return given_up, self._fill(now)
 
     def worker_ended(self, number: int, unread: list[int], now: float) -> list[Order]:
-        """A worker is gone; `unread` are the tasks still in its channel."""
+        """A worker is gone; `unread` are the tasks still in its channel. All its outcomes have been told before."""
         worker = self._workers.pop(number)
         self._idle.pop(number, None)
-        had_tasks = bool(worker.given)
-        self._unread(worker, unread)
-        if had_tasks and worker.given:
-            self._active -= 1
-        orders: list[Order] = []
+        self._leaving -= worker.leaving and worker.ending is None
+        worker.leaving = True
+        orders = self._unread(worker, unread, now)
+        self._look_at_usability(worker)
         if worker.given:
-            task = worker.given.popleft()
-            timeout_s = self._timeouts.pop(task, None)
-            if task in self._dropped:
-                self._dropped.discard(task)
-            elif worker.ending is not None and worker.ending_for == task:
-                orders.append(Ended(task, worker.ending))
-            elif worker.ending is not None:
-                # The task that we ended the worker for had just finished, and this one had begun: not its fault.
-                self._queue.appendleft(task)
-                if timeout_s is not None:
-                    self._timeouts[task] = timeout_s
-            else:
-                orders.append(Crashed(number, task))
-        elif not worker.ready and worker.ending is None:
-            self._start_failures += 1
-            if self._start_failures >= START_FAILURE_LIMIT:
-                return [Hopeless(number)]
+            orders += self._died_running(worker)
+        elif worker.ending is None and not worker.served and self._is_hopeless(worker, unread):
+            return [*orders, Hopeless(number)]
         return [*orders, *self._fill(now)]
 
     def tick(self, now: float) -> list[Order]:
@@ -298,145 +261,135 @@ class Node:
         orders: list[Order] = []
         started: list[int] = []
         for worker in self._workers.values():
-            if not worker.given or worker.ending is not None:
+            if worker.ending is not None:
                 continue
-            task, age_s = worker.given[0], now - worker.since
-            timeout_s = self._timeouts.get(task)
-            if timeout_s is not None:
-                if age_s >= timeout_s:
-                    orders += self._end(worker, End.TIMED_OUT)
-                    continue
-                self._tick_by(worker.since + timeout_s)
-            if age_s >= LONG_TASK_S and len(worker.given) > 1:
-                orders.append(TakeBack(worker.number))
-            if worker.reported and task not in self._dropped:
-                continue
-            if age_s < STARTED_AFTER_S:
-                self._tick_by(worker.since + STARTED_AFTER_S)
-            elif task in self._dropped:
-                orders += self._end(worker, End.DROPPED)
-            else:
-                worker.reported = True
-                started.append(task)
+            if worker.given:
+                orders += self._look_at_running(worker, started, now)
+            elif worker.leaving:
+                orders += self._look_at_leaving(worker, now)
         if started:
             orders.append(ReportStarted(started))
         return orders
 
-    # -- how --
+    # -- giving --
 
     def _fill(self, now: float) -> list[Order]:
         if self._withdrawing:
             return []
-        orders: list[Order] = []
-        queue, dropped = self._queue, self._dropped
-        while queue:
-            task = queue[0]
-            if task in dropped:
+        orders = self._retire_spent(now) if self._spent else []
+        queue = self._queue
+        if queue:
+            depth, alone = worker_depth(self._mean_s), self._alone
+            while queue:
+                task = queue[0]
+                worker = self._next_taker(now, 1 if task in alone else depth)
+                if worker is None:
+                    break
                 queue.popleft()
-                dropped.discard(task)
-                continue
-            worker = self._next_taker()
-            if worker is None:
-                break
-            queue.popleft()
-            if not worker.given:
-                self._active += 1
-                self._now_runs(worker, now, task)
-            elif len(worker.given) == 1:
-                self._tick_by(max(now, worker.since + LONG_TASK_S))  # to see whether the one in front is a long one
-            worker.given.append(task)
-            worker.served += 1
-            orders.append(Give(worker.number, task))
-        return orders + self._start_workers() if queue or self._max_served is not None else orders
+                self._give(worker, task, now)
+                orders.append(Give(worker.number, task))
+        if queue or self._max_served is not None:
+            orders += self._start_workers()
+        return orders
 
-    def _next_taker(self) -> _Worker | None:
-        if self._idle:
-            return self._idle.popitem()[1] if self._active < self.slots else None
-        depth = self._depth()
+    def _next_taker(self, now: float, depth: int) -> _Worker | None:
+        if self._idle and self._active < self.slots:
+            return self._idle.popitem()[1]
         if depth == 1:
             return None
-        for worker in self._workers.values():
-            if self._may_wait_behind(worker, depth):
-                # Keep the dictionary's order turning, so that all workers get their share.
-                self._workers[worker.number] = self._workers.pop(worker.number)
+        takers = self._takers
+        while takers:
+            worker = takers.popleft()
+            # Nothing goes behind a task that has turned out to be long.
+            if worker.usable and 0 < len(worker.given) < depth and now < worker.since + LONG_TASK_S:
+                takers.append(worker)
                 return worker
+            worker.listed = False
         return None
 
-    def _may_wait_behind(self, worker: _Worker, depth: int) -> bool:
-        """Say whether a worker may hold one more task: never behind one that is known to be long."""
-        return (
-            0 < len(worker.given) < depth
-            and not worker.reported
-            and worker.ending is None
-            and not self._is_spent(worker)
-        )
+    def _give(self, worker: _Worker, task: int, now: float) -> None:
+        worker.given.append(task)
+        worker.served += 1
+        if len(worker.given) == 1:
+            self._active += 1
+            self._now_runs(worker, now)
+            self._list(worker)
+        else:
+            self._behind += 1
+        if self._max_served is not None:
+            self._look_at_usability(worker)
 
-    def _depth(self) -> int:
-        if self._mean_s is None:
-            return 1
-        return 1 + min(WORKER_AHEAD_LIMIT, int(WORKER_AHEAD_S / max(self._mean_s, 1e-6)))
+    def _list(self, worker: _Worker) -> None:
+        if not worker.listed:
+            worker.listed = True
+            self._takers.append(worker)
 
-    def _share(self, now: float) -> list[Order]:
+    def _rest(self, worker: _Worker) -> None:
+        """A worker has no task any more."""
+        if worker.usable:
+            if worker.ready:
+                self._idle[worker.number] = worker
+        elif worker.ending is None and not worker.leaving:
+            self._spent.append(worker)
+
+    def _share(self) -> list[Order]:
         """Take work back from the worker that holds most, if that is worth the trouble."""
-        holder = max(self._workers.values(), key=lambda worker: len(worker.given))
-        waiting = len(holder.given) - 1
-        if waiting < 1 or waiting * (self._mean_s or 0.0) < WORTH_MOVING_S:
+        worth = WORTH_MOVING_S / max(self._mean_s or 0.0, 1e-9)
+        if self._behind < worth:
             return []
-        return [TakeBack(holder.number)]
+        holder = max(self._workers.values(), key=lambda worker: len(worker.given))
+        return [TakeBack(holder.number)] if len(holder.given) - 1 >= worth else []
+
+    # -- starting and leaving --
 
     def _start_workers(self, at_least: int = 0) -> list[Order]:
-        usable = sum(
-            1
-            for worker in self._workers.values()
-            if worker.ending is None and not worker.retiring and not self._is_spent(worker)
-        )
-        spent_running = sum(1 for worker in self._workers.values() if self._is_spent(worker) and worker.given)
         wanted = min(self.slots, max(at_least, len(self._queue) + self._active))
         orders: list[Order] = []
-        # A spent worker's replacement starts while the spent one still runs its last call.
-        while usable < wanted and len(self._workers) < self.slots + spent_running + self._leaving():
+        # A worker that leaves is replaced at once, one that has served enough while it runs its last call. The bound is
+        # for workers that take long to leave: their replacements must not pile up.
+        while self._usable < wanted and self._leaving < 2 * self.slots:
             worker = _Worker(self._next_worker)
             self._workers[worker.number] = worker
             self._next_worker += 1
-            usable += 1
+            self._usable += 1
             orders.append(StartWorker(worker.number))
         return orders
 
-    def _leaving(self) -> int:
-        return sum(
-            1
-            for worker in self._workers.values()
-            if worker.ending is not None or worker.retiring or (self._is_spent(worker) and not worker.given)
-        )
-
-    def _retire_spent(self) -> list[Order]:
+    def _retire_spent(self, now: float) -> list[Order]:
         """Let workers go that have served enough, once another one is up."""
-        if self._max_served is None:
+        if not any(worker.ready and worker.usable for worker in self._workers.values()):
             return []
-        spent = [
-            worker
-            for worker in self._workers.values()
-            if self._is_spent(worker) and not worker.given and not worker.retiring and worker.ending is None
-        ]
-        fresh = sum(1 for worker in self._workers.values() if worker.ready and not self._is_spent(worker))
-        orders: list[Order] = []
-        for worker in spent:
-            if fresh or not self._queue:
-                worker.retiring = True
-                self._idle.pop(worker.number, None)
-                orders.append(RetireWorker(worker.number))
-        return orders
+        gone, self._spent = [worker for worker in self._spent if worker.number in self._workers], []
+        for worker in gone:
+            worker.leaving, worker.since = True, now
+            self._leaving += 1
+            self._tick_by(now + LEAVE_S)
+        return [RetireWorker(worker.number) for worker in gone]
 
-    def _is_spent(self, worker: _Worker) -> bool:
-        return self._max_served is not None and worker.served >= self._max_served
+    def _look_at_usability(self, worker: _Worker) -> None:
+        """Note whether a worker may (still, again) be given tasks."""
+        is_spent = self._max_served is not None and worker.served >= self._max_served
+        usable = not is_spent and worker.ending is None and not worker.leaving
+        self._usable += usable - worker.usable
+        worker.usable = usable
 
-    def _now_runs(self, worker: _Worker, now: float, task: int | None = None) -> None:
+    def _is_hopeless(self, worker: _Worker, unread: list[int]) -> bool:
+        """Count a worker that has ended before its first call."""
+        if not worker.ready:
+            self._start_failures += 1
+        elif unread:
+            self._barren += 1
+        return max(self._start_failures, self._barren) >= START_FAILURE_LIMIT
+
+    # -- running and ending --
+
+    def _now_runs(self, worker: _Worker, now: float) -> None:
         worker.since = now
         worker.reported = False
-        if self._tick_at is None:
-            self._tick_at = now + STARTED_AFTER_S
+        if self._tick_at is None or now + LONG_TASK_S < self._tick_at:
+            self._tick_at = now + LONG_TASK_S
         if self._timeouts:
-            timeout_s = self._timeouts.get(worker.given[0] if task is None else task)
+            timeout_s = self._timeouts.get(worker.given[0])
             if timeout_s is not None:
                 self._tick_by(now + timeout_s)
 
@@ -444,39 +397,102 @@ class Node:
         if self._tick_at is None or moment < self._tick_at:
             self._tick_at = moment
 
-    def _unread(self, worker: _Worker, tasks: list[int]) -> None:
-        """Put tasks that the worker never saw back at the head of the queue."""
-        for task in reversed(tasks):
-            worker.given.remove(task)
-            worker.served -= 1
-            if task in self._dropped:
-                self._dropped.discard(task)
-                self._timeouts.pop(task, None)
-            else:
-                self._queue.appendleft(task)
-        if tasks and not worker.given:
-            self._active -= 1
-            if worker.ready and worker.number in self._workers:
-                self._idle[worker.number] = worker
+    def _look_at_running(self, worker: _Worker, started: list[int], now: float) -> list[Order]:
+        task, since = worker.given[0], worker.since
+        timeout_s = self._timeouts.get(task)
+        if timeout_s is not None:
+            if now >= since + timeout_s:
+                return self._end(worker, End.TIMED_OUT)
+            self._tick_by(since + timeout_s)
+        if now < since + LONG_TASK_S:
+            self._tick_by(since + LONG_TASK_S)
+            return []
+        orders: list[Order] = [TakeBack(worker.number)] if len(worker.given) > 1 else []
+        if now < since + STARTED_AFTER_S:
+            self._tick_by(since + STARTED_AFTER_S)
+        elif task in self._dropped:
+            return self._end(worker, End.DROPPED)
+        elif not worker.reported:
+            worker.reported = True
+            started.append(task)
+        return orders
+
+    def _look_at_leaving(self, worker: _Worker, now: float) -> list[Order]:
+        if now < worker.since + LEAVE_S:
+            self._tick_by(worker.since + LEAVE_S)
+            return []
+        worker.ending = End.DROPPED
+        self._leaving -= 1
+        return [EndWorker(worker.number)]
 
     def _end(self, worker: _Worker, reason: End) -> list[Order]:
         if worker.ending is not None:
             return []
-        worker.ending, worker.ending_for = reason, worker.given[0]
-        return (
-            [TakeBack(worker.number), EndWorker(worker.number)] if len(worker.given) > 1 else [EndWorker(worker.number)]
-        )
+        worker.ending, worker.victim = reason, worker.given[0]
+        self._look_at_usability(worker)
+        take_back = [TakeBack(worker.number)] if len(worker.given) > 1 else []
+        return [*take_back, EndWorker(worker.number)]
+
+    def _died_running(self, worker: _Worker) -> list[Order]:
+        """A dead worker had read its first task and not finished it."""
+        self._barren = 0
+        self._active -= 1
+        self._behind -= len(worker.given) - 1
+        task = worker.given.popleft()
+        self._queue.extendleft(reversed(worker.given))
+        worker.given.clear()
+        if worker.ending is not None and task != worker.victim and task not in self._dropped:
+            # It had begun when its worker was already being ended for another one: not its fault, it runs again.
+            self._queue.appendleft(task)
+            return []
+        self._forget(task)
+        if task in self._dropped:
+            self._dropped.discard(task)
+            return []
+        return [Crashed(worker.number, task) if worker.ending is None else Ended(task, worker.ending)]
+
+    # -- taking back --
+
+    def _unread(self, worker: _Worker, tasks: list[int], now: float) -> list[Order]:
+        """Put tasks that the worker never saw back at the head of the queue."""
+        if not tasks:
+            return []
+        orders: list[Order] = []
+        first, count = worker.given[0], len(worker.given)
+        for task in reversed(tasks):
+            worker.given.remove(task)
+            if task in self._dropped:
+                self._dropped.discard(task)
+                self._forget(task)
+            elif task == worker.victim and worker.ending is End.KILLED:
+                self._forget(task)
+                orders.append(Ended(task, End.KILLED))
+            else:
+                self._queue.appendleft(task)
+        worker.served -= len(tasks)
+        self._look_at_usability(worker)
+        self._behind -= count - max(1, len(worker.given))
+        if not worker.given:
+            self._active -= 1
+            self._rest(worker)
+        else:
+            if worker.given[0] != first:
+                self._now_runs(worker, now)
+            self._list(worker)
+        return orders
 
     def _holder(self, task: int) -> _Worker | None:
-        for worker in self._workers.values():
-            if task in worker.given:
-                return worker
-        return None
+        return next((worker for worker in self._workers.values() if task in worker.given), None)
 
     def _unqueue(self, task: int) -> bool:
         try:
             self._queue.remove(task)
         except ValueError:
             return False
-        self._timeouts.pop(task, None)
+        self._forget(task)
         return True
+
+    def _forget(self, task: int) -> None:
+        """A task is not here any more."""
+        self._timeouts.pop(task, None)
+        self._alone.discard(task)

@@ -11,7 +11,7 @@ from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager
 
 #: How long it may take to end when its channel is closed (seconds).
-_END_S = 5.0
+_END_S = 3.0
 #: How long killed processes may take to vanish (seconds).
 _VANISH_S = 2.0
 

@@ -28,13 +28,13 @@ from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
-from hpcpool.processes.worker_handle import WorkerHandle
+from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerStarted
+from hpcpool.wire.link import is_announced
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
     Capacity,
-    Crash,
     Define,
     Forget,
     GiveBack,
@@ -64,8 +64,8 @@ log = logging.getLogger(__name__)
 
 #: How long workers may take to end in good order (seconds) before they are killed. Exit handlers run in this time.
 _LEAVE_S = 5.0
-#: How much of a dead worker's stderr is read: what a pipe can hold; what its orphans still write would never end.
-_LAST_WORDS_BYTES = 1024 * 1024
+#: How long workers may take to end by a signal (seconds).
+_END_S = 1.0
 #: How long the interchange may take to answer the first message (seconds).
 _WELCOME_S = 60.0
 _STATUS_OF_END = {node.End.TIMED_OUT: Status.TIMED_OUT, node.End.KILLED: Status.KILLED}
@@ -111,6 +111,7 @@ class Manager:
         self._leaving = False
         self._leave_by: float | None = None
         self._leave_requested = False
+        self._has_killed = False
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
         self._last_sent = self._last_heard = time.monotonic()
         self._loop = EventLoop()
@@ -163,12 +164,15 @@ class Manager:
         now = time.monotonic()
         if self._node is not None and self._node.tick_at is not None and self._node.tick_at <= now:
             self._obey(self._node.tick(now))
+            if returned := self._node.pay_back():
+                for task in returned:
+                    del self._tasks[task]
+                self._send(Returned(returned))
         if self._leave_requested:
             self._leave(signal.SIGKILL)
         if self._leave_by is not None and now >= self._leave_by:
-            log.warning("block=%s workers=%d did not end in time and are killed", self._block, len(self._workers))
-            self._end_all_workers(signal.SIGKILL)
-            self._leave_by = None
+            log.warning("block=%s workers=%d did not end in time", self._block, len(self._workers))
+            self._leave_harder()
         if now - self._last_heard > self._heartbeat_timeout_s:
             log.error("block=%s interchange lost silent_s=%.1f", self._block, now - self._last_heard)
             self._leave(signal.SIGKILL)
@@ -236,7 +240,9 @@ class Manager:
 
     def _arrive(self, arrived: list[tuple[int, float]]) -> list[tuple[int, float]]:
         if arrived and self._node is not None:
-            self._obey(self._node.arrived(arrived, time.monotonic()))
+            # What is announced only (see `wire.link`) cannot be taken back, so it must not wait behind another task.
+            alone = [task for task, _ in arrived if is_announced(*self._tasks[task])]
+            self._obey(self._node.arrived(arrived, time.monotonic(), alone))
         return []
 
     def _on_message(self, message: ToManager) -> None:
@@ -410,10 +416,7 @@ class Manager:
         assert self._node is not None
         handle = self._workers[message.worker]
         self._take_outcomes(handle, handle.drain_outcomes())
-        read = 0
-        while read < _LAST_WORDS_BYTES and (data := handle.read_stderr()):
-            self._relay.pass_on(data)
-            read += len(data)
+        self._relay.pass_on(handle.drain_stderr())
         unread = handle.take_back(dead=True)
         orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         del self._workers[message.worker]
@@ -427,17 +430,15 @@ class Manager:
             if isinstance(order, node.Crashed):
                 self._report_crash(order.task, handle, message)
             elif isinstance(order, node.Hopeless):
-                how = _how_it_ended(message.exit_code)
+                how = how_it_ended(message.exit_code)
                 self._send(
                     Broken(f"workers die on {socket.gethostname()} before their first call ({how})", handle.stderr_tail)
                 )
         self._obey(orders)
 
-    def _report_crash(self, task: int, handle: WorkerHandle, message: WorkerEnded) -> None:
+    def _report_crash(self, task: int, handle: WorkerHandle, end: WorkerEnded) -> None:
         self._tasks.pop(task, None)
-        code = message.exit_code
-        killed_for_memory = message.out_of_memory and code == -signal.SIGKILL
-        crash = Crash(max(code, 0), max(-code, 0), killed_for_memory, handle.stderr_tail)
+        crash = handle.crash(end.exit_code, end.out_of_memory)
         self._send(Outcome(task, Status.CRASHED, host=socket.gethostname(), pid=handle.pid, crash=crash))
 
     # -- the end --
@@ -476,12 +477,21 @@ class Manager:
             self._leave_by = time.monotonic() + _LEAVE_S
         elif signal_number:
             self._end_all_workers(signal_number)
-            self._leave_by = time.monotonic() + 1.0 if signal_number != signal.SIGKILL else None
+            self._leave_by = time.monotonic() + _END_S
         self._leaving = True
 
+    def _leave_harder(self) -> None:
+        """What was asked to end has not: kill it; what was killed has not gone: leave it to the fork server's end."""
+        if self._has_killed:
+            self._workers.clear()
+        else:
+            self._end_all_workers(signal.SIGKILL)
+            self._leave_by = time.monotonic() + _END_S
+
     def _end_all_workers(self, signal_number: int) -> None:
+        self._has_killed = signal_number == signal.SIGKILL
         for number in self._workers:
-            self._fork_server.end_worker(number, signal_number, session=signal_number == signal.SIGKILL)
+            self._fork_server.end_worker(number, signal_number, session=self._has_killed)
 
     def _close(self) -> None:
         self._fork_server.close()
@@ -490,9 +500,3 @@ class Manager:
         if not self._interchange_open and is_client_gone(self._census):
             shutil.rmtree(self._run_directory, ignore_errors=True)  # killed both of them: nobody else is left
         self._stream.close()
-
-
-def _how_it_ended(exit_code: int) -> str:
-    if exit_code < 0:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    return f"exit code {exit_code}"

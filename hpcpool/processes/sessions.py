@@ -23,6 +23,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: In the environment of each worker, and so of what its calls start: the folder of its node, a colon, its number.
 MARK = "HPCPOOL_WORKER"
+#: How long one that is ending may take to vanish (seconds).
+_VANISH_S = 1.0
 #: Without pidfds (before Linux 5.3, macOS) the end of a killed process is looked for this often (seconds).
 _LOOK_AGAIN_S = 0.005
 
@@ -72,11 +74,15 @@ def kill_family(pid: int) -> None:
 
 def kill_orphans(mark: str, spare: Iterable[int]) -> None:
     """Kill our children (but for `spare`) whose environment has this mark, and all that descends from them."""
-    killed = set(spare)
-    while found := {child.pid for child in _children(os.getpid()) if child.pid not in killed and _has(child, mark)}:
-        for pid in found:
-            kill_family(pid)
-        killed |= found
+    seen = set(spare)
+    while new := [child for child in _children(os.getpid()) if child.pid not in seen]:
+        for child in new:
+            environment = _environment(child)
+            if environment is None:
+                _wait_for_end(child.pid, time.monotonic() + _VANISH_S)  # only then its children come to us
+            elif environment.get(MARK) == mark:
+                kill_family(child.pid)
+            seen.add(child.pid)
 
 
 def kill_descendants(patience_s: float) -> None:
@@ -161,13 +167,16 @@ def _descendants(pid: int) -> Iterator[int]:
             continue
 
 
-def _has(process: psutil.Process, mark: str) -> bool:
+def _environment(process: psutil.Process) -> dict[str, str] | None:
+    """The environment of a process; None if it has ended or is about to: then there is nothing to read any more."""
     import psutil
 
     try:
-        return process.environ().get(MARK) == mark
-    except psutil.Error:  # it has ended, or is another user's
-        return False
+        return process.environ() or ({} if process.cmdline() else None)
+    except psutil.AccessDenied:  # another user's
+        return {}
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _prctl(option: int, value: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -10,10 +11,12 @@ from typing import Any
 
 from hpcpool.processes.stderr_relay import TAIL_BYTES
 from hpcpool.wire.link import ANNOUNCEMENT, CALLS_BYTES, CALLS_TYPE, READ_BYTES, OutcomeReader, encode_call
-from hpcpool.wire.messages import Outcome, Task, decode_task
+from hpcpool.wire.messages import Crash, Outcome, Task, decode_task
 
 #: Room for a few hundred small calls; the kernel gives less where its limit is lower, which only costs speed.
 _CALLS_BUFFER_BYTES = 1024 * 1024
+#: As much as a pipe can hold (pipe(7): 1 MiB where it was made larger).
+_PIPE_BYTES = 1024 * 1024
 
 
 class WorkerHandle:
@@ -159,6 +162,18 @@ class WorkerHandle:
         self._tail = (self._tail + data)[-TAIL_BYTES:]
         return data
 
+    def drain_stderr(self) -> bytes:
+        """Return what a dead worker has left in its stderr pipe, and no more: its orphans might write for ever."""
+        pieces: list[bytes] = []
+        while sum(map(len, pieces)) < _PIPE_BYTES and (data := self.read_stderr()):
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def crash(self, exit_code: int, out_of_memory: bool) -> Crash:
+        """Return what is known of the worker's death."""
+        killed_for_memory = out_of_memory and exit_code == -signal.SIGKILL
+        return Crash(max(exit_code, 0), max(-exit_code, 0), killed_for_memory, self.stderr_tail)
+
     @property
     def stderr_tail(self) -> str:
         """The last that the worker wrote to stderr."""
@@ -187,3 +202,13 @@ class WorkerHandle:
             if not message:
                 return messages
             messages.append(message)
+
+
+def how_it_ended(exit_code: int) -> str:
+    """Say how a worker has ended, in words."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    except ValueError:  # most real-time signals have no name
+        return f"killed by signal {-exit_code}"

@@ -23,6 +23,8 @@ CALLS_TYPE = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQP
 CALLS_BYTES = 64 * 1024
 #: Says that the next task comes over the link; no encoded task is one byte long.
 ANNOUNCEMENT = b"\x01"
+#: More than all of a task but its data and layout.
+_HEADER_BYTES = 4096
 #: How much a manager reads from a link at once.
 READ_BYTES = 256 * 1024
 _SIZES = struct.Struct("!IQ")  # bytes of the header, bytes of all frames
@@ -77,13 +79,18 @@ def _cut_frames(buffer: bytearray, position: int, end: int) -> Iterator[bytes]:
             position += size
 
 
+def is_announced(task: Task, frames: Sequence[Any]) -> bool:
+    """Say whether a task may be too much for *calls*, so that it goes over the link."""
+    return bool(frames) or len(task.data) + 5 * len(task.layout) > CALLS_BYTES - _HEADER_BYTES
+
+
 def encode_call(task: Task, frames: Sequence[Any]) -> tuple[bytes, list[Any]]:
     """Return the message for *calls* and what must follow on the link, in order.
 
     A task with frames, or one that is too long for the socket, is only announced; all of it follows on the link.
     """
     message = encode_one(task)
-    if not frames and len(message) <= CALLS_BYTES:
+    if not is_announced(task, frames):
         return message, []
     following: list[Any] = []
     for piece in (message, *frames):

@@ -131,6 +131,7 @@ class SimulatedNode:
         self.obey(self.node.withdraw())
         given_up, orders = self.node.withdrawn(keep, self.now)
         assert all(task > keep for task in given_up)
+        assert not any(self._takeable(worker) for worker in self.workers.values()), "a task was not withdrawn"
         for task in given_up:
             self._end(task, "withdrawn")
             self.here.discard(task)
@@ -249,8 +250,9 @@ class SimulatedNode:
         fate.executions += 1
         fate.reports = 0
         assert fate.executions <= 1 + fate.bystander, "run twice"
-        # A task that begins although it was given up was read in the very moment of that.
+        # A task that begins although it was given up was on its way into the worker's hands in that moment.
         assert not fate.is_over or fate.cancelled_at is not None or fate.killed
+        assert not fate.killed or worker.doomed, "begun although it was killed"
         token = worker.reads
         if fate.crashes:
             self._later(fate.run_s / 2, lambda: self._die(worker) if worker.reads == token else None)
@@ -282,10 +284,13 @@ class SimulatedNode:
     def _take_back(self, number: int) -> None:
         worker = self.workers.get(number)
         if worker is not None:
-            unread = [task for task in worker.unread if not self.fates[task].alone]
+            unread = self._takeable(worker)
             worker.unread = deque(task for task in worker.unread if self.fates[task].alone)
             self.obey(self.node.taken_back(number, unread, self.now))
             self._forget_ended()
+
+    def _takeable(self, worker: FakeWorker) -> list[int]:
+        return [task for task in worker.unread if not self.fates[task].alone]
 
     def _retire(self, worker: FakeWorker) -> None:
         assert worker.is_idle, "told to leave with work in hand"
@@ -327,6 +332,9 @@ class SimulatedNode:
     def _end(self, task: int, how: str) -> None:
         fate = self.fates[task]
         assert not fate.is_over, f"{task} was {fate.ends} and now {how}"
+        assert how != "killed" or fate.killed, "ended for another one's sake"
+        assert how != "timed out" or fate.timeout_s, "ended for another one's sake"
+        assert how != "dropped", "an end that nobody waits for was told"
         fate.ends.append(how)
 
     # -- what must be true at any moment --
@@ -340,8 +348,24 @@ class SimulatedNode:
             assert self.max_tasks is None or worker.reads <= self.max_tasks
             assert not worker.retired or worker.reads == self.max_tasks
         self._judge_work_is_not_kept_waiting()
+        self._judge_books()
         alive = [w for w in self.workers.values() if not w.doomed and not w.retired]
         assert len(alive) <= self.slots if self.max_tasks is None else len(alive) <= 3 * self.slots
+
+    def _judge_books(self) -> None:
+        """What the node counts, counted again."""
+        node, workers = self.node, self.node._workers.values()
+        assert node._workers.keys() == self.workers.keys()
+        assert node._active == sum(1 for worker in workers if worker.given)
+        assert node._behind == sum(len(worker.given) - 1 for worker in workers if worker.given)
+        assert node._usable == sum(worker.usable for worker in workers) <= 2 * self.slots
+        assert node._leaving == sum(worker.leaving and worker.ending is None for worker in workers)
+        assert all(w.ready and w.usable and not w.given for w in node._idle.values())
+        here = {*node._queue, *(task for worker in workers for task in worker.given)}
+        assert here == self.here
+        assert node._timeouts.keys() | node._alone | node._dropped <= here
+        usable_is_up = any(worker.ready and worker.usable for worker in workers)
+        assert not (usable_is_up and node._spent), "a spent worker is kept"
 
     def _judge_running(self, worker: FakeWorker) -> None:
         assert worker.running is not None

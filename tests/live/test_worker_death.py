@@ -52,6 +52,14 @@ def test_a_worker_killed_by_a_signal_fails_its_call_with_all_that_is_known(pool,
     assert pool.submit(pow, 2, 5).result(PATIENCE_S) == 32
 
 
+def test_a_signal_without_a_name_is_told_by_its_number(pool):
+    number = signal.SIGRTMIN + 5
+    error = pool.submit(calls.kill_myself, number).exception(PATIENCE_S)
+    assert isinstance(error, WorkerCrashed)
+    assert error.signal == number
+    assert f"signal {number}" in str(error)
+
+
 @pytest.mark.parametrize("code", [0, 1, 77, 255])
 def test_a_worker_that_leaves_tells_its_exit_code(pool, code):
     error = pool.submit(calls.leave, code).exception(PATIENCE_S)

@@ -134,10 +134,13 @@ class HPCPoolExecutor(Calls):
         return (*pickle_call(fn, args, kwargs, references), (blob,))
 
     def _check_open(self) -> None:
-        if self._is_shut_down and not (self._client is not None and self._client.is_holder):
+        client = self._client
+        if client is not None and client.broken:
+            client.check_open()  # as ProcessPoolExecutor: that it is broken is said also after shutdown
+        if self._is_shut_down and not (client is not None and client.is_holder):
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._client is not None:
-            self._client.check_open()
+        if client is not None:
+            client.check_open()
 
     def _hold(self, close: Callable[[bool], None]) -> tuple[Hold, Client]:
         """Keep the pool open for work at the client that will submit more calls."""

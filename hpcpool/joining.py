@@ -26,9 +26,18 @@ def start(
     future: TaskFuture[Any] = TaskFuture(name or f"join({getattr(fn, '__qualname__', type(fn).__qualname__)})")
     # A join is pending work: the pool does not end before it, and its thread may submit until then.
     hold, client = take_hold(lambda cancel: _cancel(future) if cancel else None)
-    future.add_done_callback(lambda _: client.release(hold))
+    future.add_done_callback(lambda _: _let_go(hold, client))
     _when_done(future, list(futures_in((args, kwargs))), lambda: _in_thread(future, _run, hold, fn, args, kwargs))
     return future
+
+
+def _let_go(hold: Hold, client: Client) -> None:
+    client.release(hold)
+    hold.close = _nothing  # it knows the future, whose callbacks know the hold: a cycle
+
+
+def _nothing(cancel: bool) -> None:
+    """The join is over."""
 
 
 def _cancel(future: TaskFuture[Any]) -> None:
@@ -59,6 +68,7 @@ def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any,
         returned = fn(*map(with_results, args), **{name: with_results(value) for name, value in kwargs.items()})
     except BaseException as error:  # noqa: BLE001 - the user's function may raise anything
         _fail(future, error)
+        del future, args, kwargs  # the error's frames lead here, so all this would live as long as it
         return
     finally:
         hold.thread = None
@@ -79,7 +89,7 @@ def _finish(future: TaskFuture[Any], returned: Any) -> None:
 
 
 def _fail(future: TaskFuture[Any], error: BaseException) -> None:
-    # Without our own frame: it has the future, which has the error, so all that the call had would stay alive.
+    # Without our own frame: it has the future, which has the error: a cycle.
     trace = error.__traceback__
     future._finish(outcomes.raising(error.with_traceback(trace.tb_next if trace is not None else None)))
 

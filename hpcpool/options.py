@@ -70,7 +70,10 @@ def _seconds(option: str, value: Any) -> float:
         return 0.0
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{option} must be seconds (a number) or None, not {value!r}")
-    seconds = float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
     if not seconds > 0 or math.isinf(seconds):
         raise ValueError(f"{option} must be more than 0 seconds and finite (None: no limit), not {value!r}")
     return seconds

@@ -29,7 +29,7 @@ def test_nothing_given_changes_nothing():
 
 
 def test_the_defaults_are_one_run_without_a_limit():
-    assert DEFAULTS == CallOptions(retries=0, retry_on=(Exception,), timeout_s=0.0, priority=0, crash_limit=0, name="")
+    assert CallOptions(retries=0, retry_on=(Exception,), timeout_s=0.0, priority=0, crash_limit=0, name="") == DEFAULTS
 
 
 def test_options_build_on_others_and_leave_them_as_they_are():
@@ -37,7 +37,7 @@ def test_options_build_on_others_and_leave_them_as_they_are():
     second = changed(first, timeout=None, priority=3)
     assert first == CallOptions(retries=2, timeout_s=10.0, name="first")
     assert second == CallOptions(retries=2, timeout_s=0.0, priority=3, name="first")
-    assert DEFAULTS == CallOptions()
+    assert CallOptions() == DEFAULTS
 
 
 def test_an_option_can_be_set_back():
@@ -84,7 +84,7 @@ def test_a_timeout_that_is_no_number_is_a_type_error(value: Any):
         changed(DEFAULTS, timeout=value)
 
 
-@pytest.mark.parametrize("value", [0, -1, -0.5, math.inf, math.nan])
+@pytest.mark.parametrize("value", [0, -1, -0.5, math.inf, math.nan, 10**400])
 def test_a_timeout_that_no_call_could_keep_is_a_value_error(value: float):
     with pytest.raises(ValueError, match="^timeout must be more than 0 seconds and finite"):
         changed(DEFAULTS, timeout=value)

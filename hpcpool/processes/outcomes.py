@@ -45,7 +45,7 @@ def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
 def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
     crash = outcome.crash or Crash(0, 0, False, "")
     if crash.signal:
-        how = f"was killed by {signal.Signals(crash.signal).name}"
+        how = f"was killed by {_signal_name(crash.signal)}"
         if crash.out_of_memory:
             how += ", as the system ran out of memory"
     else:
@@ -62,6 +62,13 @@ def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
         out_of_memory=crash.out_of_memory,
         stderr_tail=crash.stderr_tail,
     )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # the real-time signals have no names
+        return f"signal {number}"
 
 
 def may_retry(

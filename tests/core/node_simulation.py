@@ -1,7 +1,7 @@
-"""A node with simulated workers, on a simulated clock: does what a manager does with the node's orders, and judges it.
+"""A node with simulated workers on a simulated clock: does what a manager does with the node's orders, and judges them.
 
-What is true here (which task a worker has really read, when it really started) is not what the node knows: outcomes take
-a while to arrive, and so does everything else.
+What is true here (which task a worker has really read, when it really started) is not what the node knows: outcomes
+take a while to arrive, and so does everything else.
 """
 
 from __future__ import annotations

@@ -162,6 +162,22 @@ def test_a_worker_is_given_tasks_ahead_again_after_some_were_taken_back():
     assert node.taken_back(1, [2, 3], 0.0) == [Give(1, 3)]
 
 
+def test_so_is_a_full_one():
+    node = ready_node(1, mean_s=0.001)
+    assert len(arrive(node, 1, 2, 3, 4, now=5.0)) == 3
+    node.cancelled(2, 5.0)
+    assert node.taken_back(1, [2, 3], 5.0) == [Give(1, 3), Give(1, 4)]
+
+
+def test_a_task_that_could_not_be_taken_back_begins_when_those_before_it_are_gone():
+    node = ready_node(1, mean_s=0.001)
+    arrive(node, 1, 2, now=5.0)
+    node.cancelled(1, 5.0)
+    assert node.taken_back(1, [1], 5.008) == []
+    assert node.tick(5.021) == []
+    assert node.tick(5.0281) == [ReportStarted([2])]
+
+
 def test_a_large_task_is_never_put_behind_another():
     node = ready_node(2, mean_s=0.0001)
     assert node.arrived([(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0)], 0.0, alone=[3]) == [Give(1, 1), Give(2, 2)]
@@ -385,6 +401,16 @@ def test_a_dead_worker_fails_the_task_that_it_ran_and_no_other():
     assert node.worker_ready(2, 0.2) == [Give(2, 2), Give(2, 3)]
 
 
+def test_tasks_lost_in_a_dead_workers_channel_run_elsewhere():
+    node = ready_node(1, mean_s=0.001)
+    arrive(node, 1, 2, 3)
+    assert node.worker_ended(1, [], 0.1) == [Crashed(1, 1), StartWorker(2)]
+    assert node.worker_ready(2, 0.2) == [Give(2, 2), Give(2, 3)]
+    node.finished(2, 2, 0.001, 0.3)
+    node.finished(2, 3, 0.001, 0.3)
+    assert node._behind == node._active == 0
+
+
 def test_a_worker_that_dies_before_it_reads_its_task_fails_nothing():
     node = ready_node(1)
     arrive(node, 1)
@@ -441,6 +467,16 @@ def test_workers_that_die_before_they_read_a_call_break_the_pool():
     assert node.worker_ended(START_FAILURE_LIMIT, [1], 0.0) == [Hopeless(START_FAILURE_LIMIT)]
 
 
+def test_a_call_that_was_read_in_between_gives_hope():
+    node = Node(1)
+    arrive(node, 1)
+    for number in range(1, 4 * START_FAILURE_LIMIT):
+        node.worker_ready(number, 0.0)
+        has_read = number % (START_FAILURE_LIMIT - 1) == 0
+        orders = [*node.worker_ended(number, [] if has_read else [1], 0.0), *(arrive(node, 1) if has_read else [])]
+        assert orders == [*([Crashed(number, 1)] if has_read else []), StartWorker(number + 1)]
+
+
 # -- max_tasks_per_child
 
 
@@ -484,11 +520,13 @@ def test_a_worker_that_does_not_leave_is_ended():
     arrive(node, 1)
     node.worker_ready(1, 0.0)
     node.worker_ready(2, 0.5)
+    assert node.tick(0.9) == [ReportStarted([1])]
     node.finished(1, 1, 1.0, 1.0)
     assert node.refill(1.0) == [RetireWorker(1)]
-    while node.tick_at is not None and node.tick_at < 1.0 + node_module.LEAVE_S:
-        assert node.tick(node.tick_at) == []
-    assert node.tick(1.0 + node_module.LEAVE_S) == [EndWorker(1)]
+    assert node.tick_at == 1.0 + node_module.LEAVE_S
+    assert node.tick(1.5) == []
+    assert node.tick_at == 1.0 + node_module.LEAVE_S
+    assert node.tick(node.tick_at) == [EndWorker(1)]
     assert node.tick_at is None
     assert node.worker_ended(1, [], 6.1) == []
 

@@ -52,6 +52,15 @@ def run_forever(started: Path | None = None) -> None:
     time.sleep(FOREVER_S)
 
 
+def ignore_signals(started: Path) -> None:
+    """Run forever, whatever a process can ignore."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    say_started(started)
+    while True:
+        time.sleep(FOREVER_S)
+
+
 def say_started(path: Path | None) -> None:
     """Write a file with the worker's pid, whole as soon as it can be seen."""
     if path is not None:

@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -52,11 +51,13 @@ def role(process: psutil.Process) -> str:
     return command[starts[0] + 1] if starts else ""
 
 
-@dataclass(frozen=True)
 class Pool:
     """The processes below one interchange."""
 
-    interchange: psutil.Process
+    def __init__(self, interchange: psutil.Process) -> None:
+        self.interchange = interchange
+        command = interchange.cmdline()
+        self.directory = Path(command[command.index("interchange") + 1])
 
     @classmethod
     def below(cls, pid: int) -> Pool:
@@ -70,11 +71,6 @@ class Pool:
         """The pool of an executor that has a free slot."""
         worker = psutil.Process(executor.submit(os.getpid).result(PATIENCE_S))
         return cls(next(process for process in worker.parents() if role(process) == "interchange"))
-
-    @property
-    def directory(self) -> Path:
-        command = self.interchange.cmdline()
-        return Path(command[command.index("interchange") + 1])
 
     def all(self) -> list[psutil.Process]:
         return [self.interchange, *self.interchange.children(recursive=True)]

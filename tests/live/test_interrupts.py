@@ -1,0 +1,189 @@
+"""Ctrl-C: the first cancels what is pending and shuts down in order, the second kills."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.live.processes import PATIENCE_S, Pool
+from tests.live.scripts import ROOT, script
+from tests.live.test_client_death import until_nothing_is_left
+
+pytestmark = pytest.mark.live
+
+#: `wait_for` returns normally when its gate is there: a call that is left to finish says so.
+WITH = """
+import sys, time
+from pathlib import Path
+from concurrent.futures import CancelledError
+from hpcpool import HPCPoolExecutor
+from tests.live import calls
+
+folder = Path(sys.argv[1])
+try:
+    with HPCPoolExecutor(1) as pool:
+        running = pool.submit(calls.wait_for, folder / "gate", folder / "runs")
+        pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
+        while not ((folder / "runs").exists() and running.running()):
+            time.sleep(0.005)
+        print("busy", flush=True)
+        pending[-1].result()
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print("running", type(running.exception()).__name__, flush=True)
+print("cancelled", sum(future.cancelled() for future in pending), flush=True)
+"""
+
+
+def test_the_first_ctrl_c_cancels_what_is_pending_and_lets_the_running_call_finish(tmp_path):
+    with script(tmp_path / "with.py", WITH, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        program.interrupt()
+        (tmp_path / "gate").touch()
+        assert program.finish() == 0, program.err
+        assert "interrupted" in program.out
+        assert "running NoneType" in program.out
+        # The oldest pending call may have been on its way to the worker, as with ProcessPoolExecutor's call queue.
+        cancelled = int(program.out.split("cancelled ")[1])
+        assert cancelled >= 9
+        log = tmp_path / "log"
+        assert cancelled + (len(log.read_text().split()) if log.exists() else 0) == 10
+        until_nothing_is_left(processes, directory)
+
+
+def test_the_second_ctrl_c_kills_what_still_runs(tmp_path):
+    with script(tmp_path / "with.py", WITH, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        interrupt_until_it_ends(program)
+        assert "running BrokenPool" in program.out
+        until_nothing_is_left(processes, directory)
+
+
+def interrupt_until_it_ends(program) -> None:
+    """Ctrl-C as an impatient person does it: again, when it has not ended a moment after the last."""
+    deadline = time.monotonic() + PATIENCE_S
+    interrupts = 0
+    while program.process.poll() is None:
+        assert time.monotonic() < deadline
+        program.interrupt()
+        interrupts += 1
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            program.process.wait(0.4)
+    assert interrupts >= 2, "the first lets the running call finish"
+    program.finish()
+
+
+WITHOUT = """
+import sys, time
+from pathlib import Path
+from hpcpool import HPCPoolExecutor
+from tests.live import calls
+
+folder = Path(sys.argv[1])
+pool = HPCPoolExecutor(1)
+running = pool.submit(calls.wait_for, folder / "gate", folder / "runs")
+pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
+while not ((folder / "runs").exists() and running.running()):
+    time.sleep(0.005)
+print("busy", flush=True)
+pending[-1].result()
+"""
+
+
+def test_ctrl_c_in_a_program_without_a_with_block(tmp_path):
+    with script(tmp_path / "without.py", WITHOUT, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        program.interrupt()
+        (tmp_path / "gate").touch()
+        assert program.finish() == -signal.SIGINT
+        assert "KeyboardInterrupt" in program.err
+        log = tmp_path / "log"
+        assert not log.exists() or len(log.read_text().split()) <= 1
+        until_nothing_is_left(processes, directory)
+
+
+def test_a_second_ctrl_c_in_a_program_without_a_with_block_kills(tmp_path):
+    with script(tmp_path / "without.py", WITHOUT, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        interrupt_until_it_ends(program)
+        until_nothing_is_left(processes, directory)
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_program_only(tmp_path):
+    """With a real terminal: the pool's processes are not in its foreground group, so no call is interrupted."""
+    (tmp_path / "with.py").write_text(WITH)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, str(tmp_path / "with.py"), str(tmp_path)], environment)
+    try:
+        read_until(terminal, b"busy")
+        processes, directory = psutil.Process(pid).children(recursive=True), Pool.below(pid).directory
+        os.write(terminal, b"\x03")
+        (tmp_path / "gate").touch()
+        out = read_until(terminal, b"cancelled")
+        assert b"interrupted" in out
+        assert b"running NoneType" in out
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = 0
+        until_nothing_is_left(processes, directory)
+    finally:
+        os.close(terminal)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def test_a_terminal_that_is_closed_ends_everything(tmp_path):
+    (tmp_path / "with.py").write_text(WITH)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, str(tmp_path / "with.py"), str(tmp_path)], environment)
+    try:
+        read_until(terminal, b"busy")
+        processes, directory = psutil.Process(pid).children(recursive=True), Pool.below(pid).directory
+    finally:
+        os.close(terminal)  # SIGHUP to the program
+        os.waitpid(pid, 0)
+    until_nothing_is_left(processes, directory)
+
+
+def read_until(terminal: int, word: bytes) -> bytes:
+    read, deadline = b"", time.monotonic() + PATIENCE_S
+    while word not in read:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, read
+        read += os.read(terminal, 4096)
+    return read
+
+
+def test_an_interrupt_of_a_call_is_its_own_affair(tmp_path):
+    text = """
+import os, signal, time
+from hpcpool import HPCPoolExecutor
+with HPCPoolExecutor(1) as pool:
+    def call():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    error = pool.submit(call).exception()
+    assert type(error) is KeyboardInterrupt, error
+    assert pool.submit(pow, 2, 3).result() == 8
+"""
+    with script(tmp_path / "call.py", text) as program:
+        assert program.finish() == 0, program.err
+        assert Path(tmp_path / "call.py").exists()

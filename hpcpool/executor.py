@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -92,7 +91,6 @@ class HPCPoolExecutor(Calls):
         self._functions = FunctionCache()
         self._client: Client | None = None
         self._is_shut_down = False
-        self._start_lock = threading.Lock()
 
     @property
     def _broken(self) -> str | Literal[False]:
@@ -150,7 +148,7 @@ class HPCPoolExecutor(Calls):
 
     def _start(self) -> Client:
         """Start the pool at the first call, so that an executor that is not used costs nothing."""
-        with self._start_lock:
+        with lifecycle.fork_lock:
             if self._client is None:
                 self._check_open()
                 lifecycle.check_interpreter()
@@ -176,7 +174,7 @@ class HPCPoolExecutor(Calls):
             wait: return when nothing of the pool is left; False: return at once, pending calls still run.
             cancel_futures: cancel what does not run yet.
         """
-        with self._start_lock:
+        with lifecycle.fork_lock:
             self._is_shut_down = True
         client = self._client
         if client is None or not client.is_usable:

@@ -22,8 +22,13 @@ class Dependencies(Generic[K, T]):
         return len(self._missing)
 
     def add(self, task: T, missing: Iterable[K]) -> list[K]:
-        """Let a task wait for at least one thing; returns what nobody has waited for until now."""
+        """Let a task wait for at least one thing; returns what nobody has waited for until now.
+
+        Raises `ValueError` if there is nothing, as the task would wait for ever.
+        """
         keys = set(missing)
+        if not keys:
+            raise ValueError(f"{task!r} waits for nothing")
         self._missing[task] = keys
         news = [key for key in keys if key not in self._dependents]
         for key in keys:

@@ -1,9 +1,10 @@
-"""A queue with priorities, first come first served among equals. Pure; each operation costs the same at any length."""
+"""A queue with priorities, first come first served among equals. Pure; push and pop cost the same at any length."""
 
 from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -42,3 +43,13 @@ class PriorityQueue(Generic[T]):
             del self._queues[priority]
             self._priorities.pop()
         return item
+
+    def keep(self, is_kept: Callable[[T], bool]) -> None:
+        """Remove all items but those that are to be kept."""
+        for priority, queue in list(self._queues.items()):
+            kept = deque(item for item in queue if is_kept(item))
+            if kept:
+                self._queues[priority] = kept
+            else:
+                del self._queues[priority]
+                self._priorities.remove(priority)

@@ -28,6 +28,8 @@ class PoolSnapshot:
     failures: int
     #: When the last of them ended (seconds, the clock of `now`).
     failed_at: float
+    #: How many of those alive have not proved yet that they can serve: no manager of theirs has registered.
+    starting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +49,10 @@ def plan(pool: PoolSnapshot, now: float) -> Plan:
     start_at = pool.failed_at + _back_off_s(pool.failures)
     if pool.failures and now < start_at:
         return Plan(0, start_at)
-    # After a failure one block at a time: a broken set-up must not flood the batch system.
-    return Plan(1 if pool.failures else missing)
+    if pool.failures:
+        # After a failure one block at a time: a broken set-up must not flood the batch system.
+        return Plan(0 if pool.starting else 1)
+    return Plan(missing)
 
 
 def _wanted(pool: PoolSnapshot) -> int:
@@ -61,4 +65,5 @@ def _wanted(pool: PoolSnapshot) -> int:
 
 
 def _back_off_s(failures: int) -> float:
-    return 0.0 if failures < 2 else min(BACK_OFF_LIMIT_S, BACK_OFF_S * 2 ** (failures - 2))
+    # The exponent is bounded, too: a pool that fails for days must not overflow.
+    return 0.0 if failures < 2 else min(BACK_OFF_LIMIT_S, BACK_OFF_S * 2 ** min(failures - 2, 20))

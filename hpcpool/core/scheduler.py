@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import NamedTuple
 
 from hpcpool.core.priority_queue import PriorityQueue
@@ -45,10 +44,14 @@ class _Manager:
     limit: int
     #: The tasks leased to this manager; each also names it in `_Task.manager`.
     leases: dict[int, None] = field(default_factory=dict)
-    #: It was asked for tasks and has not answered.
-    asked: bool = False
-    #: How many leases it had when it last gave nothing back: asking again would get the same answer.
-    refused_at: int = -1
+    #: How many of its slots are free; `Scheduler._free_slots` is the sum of these.
+    free_slots: int = 0
+    #: How many tasks it was asked for and has not answered about; `Scheduler._asked` is the sum of these.
+    asked: int = 0
+
+
+#: So many ids that are no longer queued may stay in the queue, besides as many as are queued.
+_STALE_LIMIT = 1024
 
 
 class Scheduler:
@@ -63,11 +66,18 @@ class Scheduler:
         #: Queued tasks; may hold ids that are no longer queued, which are passed over.
         self._queue: PriorityQueue[int] = PriorityQueue()
         self._queued = 0
+        #: How many tasks have been cancelled in the queue since it was last swept.
+        self._stale = 0
         self._managers: dict[bytes, _Manager] = {}
         #: Managers with a free slot, those that only take tasks ahead, and those that take none; in order of service.
         self._free: OrderedDict[bytes, None] = OrderedDict()
         self._ahead: OrderedDict[bytes, None] = OrderedDict()
         self._full: OrderedDict[bytes, None] = OrderedDict()
+        self._free_slots = 0
+        self._asked = 0
+        #: Managers that may have unstarted tasks to give. One that is asked is struck off until it has answered and its
+        #: leases have changed: before that it would give the same answer.
+        self._givers: OrderedDict[bytes, None] = OrderedDict()
 
     @property
     def backlog(self) -> int:
@@ -125,6 +135,7 @@ class Scheduler:
             return None
         if known.manager is None:
             self._queued -= 1
+            self._note_stale()
         else:
             self._release(known.manager, task)
         return known.manager
@@ -139,10 +150,9 @@ class Scheduler:
     def returned(self, manager: bytes, tasks: Iterable[int]) -> None:
         """A manager gives unstarted tasks back."""
         holder = self._managers.get(manager)
-        tasks = list(tasks)
         if holder is not None:
-            holder.asked = False
-            holder.refused_at = -1 if tasks else len(holder.leases)
+            self._asked -= holder.asked
+            holder.asked = 0
         for task in tasks:
             known = self._tasks.get(task)
             if known is not None and known.manager == manager:
@@ -174,7 +184,9 @@ class Scheduler:
             return []
         self.slots -= known.slots
         self.limit -= known.limit
-        for group in (self._free, self._ahead, self._full):
+        self._free_slots -= known.free_slots
+        self._asked -= known.asked
+        for group in (self._free, self._ahead, self._full, self._givers):
             group.pop(manager, None)
         lost: list[int] = []
         for task in reversed(known.leases):
@@ -198,41 +210,50 @@ class Scheduler:
 
     def share(self) -> list[Request]:
         """Ask managers that hold unstarted tasks for some of them, when others have nothing to do."""
-        if self._queued or not self._free:
+        wanted = self._free_slots - self._asked
+        if self._queued or wanted <= 0:
             return []
-        wanted = sum(max(0, self._managers[name].slots - len(self._managers[name].leases)) for name in self._free)
         requests: list[Request] = []
-        for name in chain(self._full, self._ahead):
-            if wanted <= 0:
-                break
+        while wanted > 0 and self._givers:
+            name, _ = self._givers.popitem(last=False)
             manager = self._managers[name]
             spare = len(manager.leases) - manager.slots
-            if spare > 0 and not manager.asked and manager.refused_at != len(manager.leases):
-                manager.asked = True
-                requests.append(Request(name, min(spare, wanted)))
-                wanted -= spare
+            if spare > 0:
+                manager.asked = min(spare, wanted)
+                self._asked += manager.asked
+                wanted -= manager.asked
+                requests.append(Request(name, manager.asked))
         return requests
 
     # -- how --
 
     def _serve(self, managers: OrderedDict[bytes, None], batches: dict[bytes, list[int]], *, ahead: bool) -> None:
         while self._queued and managers:
-            name, _ = managers.popitem(last=False)
-            manager = self._managers[name]
-            room = (manager.limit if ahead else manager.slots) - len(manager.leases)
-            fair = -(-self._queued // (len(managers) + 1))
-            tasks = batches.setdefault(name, [])
-            for _ in range(min(room, fair)):
-                task = self._dequeue()
-                self._tasks[task].manager = name
-                manager.leases[task] = None
-                tasks.append(task)
-            self._sort_in(name)
+            for turns_left in range(len(managers), 0, -1):
+                self._lease_to(managers.popitem(last=False)[0], -(-self._queued // turns_left), batches, ahead=ahead)
+                if not self._queued:
+                    return
+
+    def _lease_to(self, name: bytes, fair: int, batches: dict[bytes, list[int]], *, ahead: bool) -> None:
+        manager = self._managers[name]
+        room = (manager.limit if ahead else manager.slots) - len(manager.leases)
+        tasks = batches.setdefault(name, [])
+        for _ in range(min(room, fair)):
+            task = self._dequeue()
+            self._tasks[task].manager = name
+            manager.leases[task] = None
+            tasks.append(task)
+        self._sort_in(name)
 
     def _sort_in(self, name: bytes) -> None:
         """Put a manager where it belongs by the room that it has."""
         manager = self._managers[name]
         held = len(manager.leases)
+        free_slots = max(0, manager.slots - held)
+        self._free_slots += free_slots - manager.free_slots
+        manager.free_slots = free_slots
+        if held > manager.slots and not manager.asked:
+            self._givers[name] = None
         belongs = self._free if held < manager.slots else self._ahead if held < manager.limit else self._full
         if name in belongs:
             return
@@ -255,7 +276,17 @@ class Scheduler:
         """Return the next task; only called while there is one."""
         while True:
             task = self._queue.pop()
-            known = self._tasks.get(task)
-            if known is not None and known.manager is None:
+            if self._is_queued(task):
                 self._queued -= 1
                 return task
+
+    def _is_queued(self, task: int) -> bool:
+        known = self._tasks.get(task)
+        return known is not None and known.manager is None
+
+    def _note_stale(self) -> None:
+        """Sweep out the ids that are no longer queued when they have become too many."""
+        self._stale += 1
+        if self._stale > _STALE_LIMIT + self._queued:
+            self._queue.keep(self._is_queued)
+            self._stale = 0

@@ -24,23 +24,25 @@ class _State:
 
     def __init__(self) -> None:
         self.clients: weakref.WeakSet[_Client] = weakref.WeakSet()
-        self.lock = threading.Lock()
         self.interpreter_exits = False
 
 
 _state = _State()
+#: Held while a pool is started or noted here, and by a fork: a child must never inherit half of a start (a lock that
+#: nobody holds there, a stream that nobody closes).
+fork_lock = threading.RLock()
 
 
 def add(client: _Client) -> None:
     """Have a client finish its work before the interpreter ends."""
-    with _state.lock:
+    with fork_lock:
         check_interpreter()
         _state.clients.add(client)
 
 
 def remove(client: _Client) -> None:
     """A client has ended by itself."""
-    with _state.lock:
+    with fork_lock:
         _state.clients.discard(client)
 
 
@@ -57,7 +59,7 @@ def check_interpreter() -> None:
 
 def _at_exit() -> None:
     """Finish what is pending before the interpreter goes (threads are still allowed at this point)."""
-    with _state.lock:
+    with fork_lock:
         _state.interpreter_exits = True
         clients = [client for client in _state.clients if client.is_usable]
     interrupted = _ended_by_ctrl_c()
@@ -81,7 +83,7 @@ def _ended_by_ctrl_c() -> bool:
 
 
 def _after_fork_in_child() -> None:
-    _state.lock = threading.Lock()
+    fork_lock.release()
     for client in list(_state.clients):
         client.after_fork()
     _state.clients.clear()
@@ -89,4 +91,4 @@ def _after_fork_in_child() -> None:
 
 # As concurrent.futures does: this runs before the interpreter joins its threads, an atexit handler would run after.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_after_fork_in_child)
+os.register_at_fork(before=fork_lock.acquire, after_in_parent=fork_lock.release, after_in_child=_after_fork_in_child)

@@ -98,6 +98,8 @@ class Manager:
         self._run_directory = connection.directory
         self._census = census
         self._interchange_open = True
+        #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
+        self._can_start_workers = False
         home = connection.directory if os.path.isdir(connection.directory) else None
         self._directory = tempfile.mkdtemp(prefix=f"node-{block}-", dir=home)
         self._fork_server = ForkServerHandle(self._directory, connection.start_method, census)
@@ -188,7 +190,7 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        if self._node is not None:
+        if self._node is not None and self._can_start_workers:
             self._announce_capacity(self._node)
         if self._out:
             self._stream.send(encode(self._out), self._out_frames)
@@ -314,7 +316,7 @@ class Manager:
     def _give(self, number: int, task: int) -> None:
         handle = self._workers[number]
         handle.give(*self._tasks[task])
-        self._watch_writes(handle)
+        handle.watch_writes(self._loop)
 
     def _take_back(self, number: int) -> None:
         assert self._node is not None
@@ -341,14 +343,10 @@ class Manager:
     def _on_link(self, handle: WorkerHandle, events: int) -> None:
         if events & WRITE:
             handle.write_link()
-            self._watch_writes(handle)
+            handle.watch_writes(self._loop)
         if events & READ and not self._read_outcomes(handle):
             handle.link_open = False
             self._loop.remove(handle.link)
-
-    def _on_calls(self, handle: WorkerHandle, events: int) -> None:
-        handle.write_calls()
-        self._watch_writes(handle)
 
     def _on_stderr(self, handle: WorkerHandle, events: int) -> None:
         if self._relay.is_full:
@@ -360,19 +358,6 @@ class Manager:
             self._relay.pass_on(data)
         elif not handle.stderr_open:
             self._loop.remove(handle.stderr)
-
-    def _watch_writes(self, handle: WorkerHandle) -> None:
-        """Listen for room on a worker's channels exactly while something waits for it."""
-        calls, link = handle.wants_to_write
-        if calls is not handle.waits_for_calls:
-            handle.waits_for_calls = calls
-            if calls:
-                self._loop.add(handle.calls, functools.partial(self._on_calls, handle), WRITE)
-            else:
-                self._loop.remove(handle.calls)
-        if link is not handle.waits_for_link and handle.link_open:
-            handle.waits_for_link = link
-            self._loop.change(handle.link, READ | WRITE if link else READ)
 
     def _read_outcomes(self, handle: WorkerHandle) -> bool:
         outcomes, is_open = handle.read_outcomes()
@@ -404,7 +389,9 @@ class Manager:
             self._send(Broken(f"the initializer failed on {outcome.host}, pid {outcome.pid}: {last}", text))
 
     def _hear_fork_server(self, events: int) -> None:
-        match message := self._fork_server.hear():
+        message = self._fork_server.hear()
+        self._can_start_workers = message is not None
+        match message:
             case WorkerStarted(worker=number, pid=pid) if number in self._workers:
                 self._workers[number].pid = pid
             case WorkerEnded(worker=number) if number in self._workers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.stderr_relay import TAIL_BYTES
 from hpcpool.wire.link import ANNOUNCEMENT, CALLS_BYTES, CALLS_TYPE, READ_BYTES, OutcomeReader, encode_call
 from hpcpool.wire.messages import Crash, Outcome, Task, decode_task
@@ -37,9 +39,9 @@ class WorkerHandle:
         os.set_blocking(self.stderr, False)
         self.stderr_open = True
         self.link_open = True
-        #: Whether the manager's loop waits for room on *calls* and on the link.
-        self.waits_for_calls = False
-        self.waits_for_link = False
+        #: Whether the manager's loop looks for room on *calls* and on the link.
+        self._waits_for_calls = False
+        self._waits_for_link = False
         self._tail = b""
         self._reader = OutcomeReader()
         #: Calls that the channel had no room for, oldest first.
@@ -59,10 +61,21 @@ class WorkerHandle:
         self._worker_link.close()
         os.close(self._worker_stderr)
 
-    @property
-    def wants_to_write(self) -> tuple[bool, bool]:
-        """Whether the calls channel and the link wait for room."""
-        return bool(self._unsent), bool(self._unwritten)
+    def watch_writes(self, loop: EventLoop) -> None:
+        """Have the loop look for room on the channels exactly while something waits for it."""
+        if bool(self._unsent) is not self._waits_for_calls:
+            self._waits_for_calls = not self._waits_for_calls
+            if self._waits_for_calls:
+                loop.add(self.calls, functools.partial(self._on_room, loop), WRITE)
+            else:
+                loop.remove(self.calls)
+        if bool(self._unwritten) is not self._waits_for_link and self.link_open:
+            self._waits_for_link = not self._waits_for_link
+            loop.change(self.link, READ | WRITE if self._waits_for_link else READ)
+
+    def _on_room(self, loop: EventLoop, events: int) -> None:
+        self.write_calls()
+        self.watch_writes(loop)
 
     def give(self, task: Task, frames: Sequence[Any]) -> None:
         """Send a task, or keep it until there is room."""

@@ -282,6 +282,7 @@ def test_nobody_is_asked_twice_for_the_same_tasks():
     assert made.share() == [Request(A, 4)]
     assert made.share() == []
     made.manager_joined(b"d", 1, 1)
+    made.finished(A, 0)
     assert made.share() == []  # it is being asked
     made.returned(A, [7])
     made.dispatch()
@@ -413,9 +414,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.last = 0
 
     def enqueue(self, task, first=False):
-        priority = self.tasks[task][0]
-        before = [t for t in self.waiting if self.tasks[t][0] > priority or (self.tasks[t][0] == priority and not first)]
-        self.waiting.insert(len(before), task)
+        least = self.tasks[task][0] + (1 if first else 0)
+        self.waiting.insert(sum(1 for other in self.waiting if self.tasks[other][0] >= least), task)
 
     def of(self, name):
         return [task for task, holder in self.held.items() if holder == name]

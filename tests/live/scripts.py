@@ -46,9 +46,9 @@ class Script:
         return self._read["err"].decode()
 
     def wait_for(self, text: str) -> None:
-        """Wait until the program has printed this on stdout."""
+        """Wait until the program has printed a line with this on stdout."""
         deadline = time.monotonic() + PATIENCE_S * 2
-        while text not in self.out:
+        while text not in self.out.rpartition("\n")[0]:
             assert self._read_more(deadline - time.monotonic()), f"no {text!r} in:\n{self.out}\nstderr:\n{self.err}"
 
     def finish(self) -> int:

@@ -184,7 +184,14 @@ def test_whatever_dies_while_the_pool_starts_every_call_finishes(seed):
         for _ in range(2):
             # At any of the moments at which there is one more process than before.
             wanted = dice.randint(1, 4)
-            found = until(lambda wanted=wanted: (f := interchange.children(recursive=True)) and len(f) >= wanted and f)
+            # At the latest when nothing is left to do: no more processes start then.
+            found = until(
+                lambda wanted=wanted: (
+                    (f := interchange.children(recursive=True))
+                    and (len(f) >= wanted or all(future.done() for future in futures))
+                    and f
+                )
+            )
             victim = dice.choice(found)
             try:
                 victim.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))

@@ -1,4 +1,4 @@
-"""What a program sees of `HPCPoolExecutor` with real workers; what `ProcessPoolExecutor` shows too is in test_drop_in."""
+"""What a program sees of `HPCPoolExecutor`; what `ProcessPoolExecutor` shows it too is in test_drop_in."""
 
 from __future__ import annotations
 
@@ -292,6 +292,10 @@ class False_(Exception):
 class ExitsWhenOpened(Exception):
     def __reduce__(self) -> Any:
         return (sys.exit, (3,))
+
+
+def raise_about(thing: Any) -> None:
+    raise BadArguments(1, type(thing).__name__)
 
 
 def raise_own(name: str) -> None:
@@ -1107,11 +1111,11 @@ def test_a_result_is_freed_with_its_future(pool: HPCPoolExecutor, no_collector: 
 
 def test_an_error_keeps_neither_its_future_nor_the_arguments(pool: HPCPoolExecutor, no_collector: None):
     thing = Thing()
-    future = pool.submit(setattr, thing, 5, 5)
+    future = pool.submit(raise_about, thing)
     references = [weakref.ref(thing), weakref.ref(future)]
     error = future.exception()
-    assert isinstance(error, TypeError)
-    with suppress(TypeError):
+    assert type(error) is BadArguments
+    with suppress(BadArguments):
         future.result()
     del thing, future
     assert wait_until(lambda: [reference() for reference in references] == [None, None], timeout_s=10)

@@ -419,9 +419,9 @@ class Client:
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
-            future._succeed(payloads[0], outcome)
+            has_result = future._succeed(payloads[0], outcome)
             if self._graph:
-                self._settle_dependents(future, payloads[0])
+                self._settle_dependents(future, payloads[0] if has_result else None)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome

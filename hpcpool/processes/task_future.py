@@ -216,22 +216,29 @@ class TaskFuture(Future[T], Generic[T]):
         return self._complete(opener, None, outcome)
 
     def _complete(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
-        with _quick[0]:
-            condition = self._lazy_condition
-            if condition is None and not self._set_finished(opener, payload, outcome):
-                return False
-        if condition is not None:  # somebody may wait
-            with condition:
-                if not self._set_finished(opener, payload, outcome):
-                    return False
-                for waiter in self._lazy_waiters or ():
-                    if opener is not None:
-                        waiter.add_exception(self)
-                    else:
-                        waiter.add_result(self)
-                condition.notify_all()
+        if not self._finish_quietly(opener, payload, outcome):
+            # Cancelled a moment ago: the client has no ticket any more when it hears of that, so it is said here.
+            self._acknowledge_cancel()
+            return False
         self._controller = None
         self._invoke_callbacks()
+        return True
+
+    def _finish_quietly(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
+        """Finish and wake those who wait, without callbacks; False if it was cancelled (or finished) before."""
+        with _quick[0]:
+            condition = self._lazy_condition
+            if condition is None:
+                return self._set_finished(opener, payload, outcome)
+        with condition:  # somebody may wait
+            if not self._set_finished(opener, payload, outcome):
+                return False
+            for waiter in self._lazy_waiters or ():
+                if opener is not None:
+                    waiter.add_exception(self)
+                else:
+                    waiter.add_result(self)
+            condition.notify_all()
         return True
 
     def _set_finished(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 from pathlib import Path
@@ -182,21 +183,12 @@ def test_whatever_dies_while_the_pool_starts_every_call_finishes(seed):
         futures = [pool.submit(pow, 2, n) for n in range(10)]
         interchange = until(lambda: [p for p in psutil.Process().children() if "interchange" in p.cmdline()])[0]
         for _ in range(2):
-            # At any of the moments at which there is one more process than before.
+            # At any of the moments at which there is one more process than before, or when nothing is left to do.
             wanted = dice.randint(1, 4)
-            # At the latest when nothing is left to do: no more processes start then.
-            found = until(
-                lambda wanted=wanted: (
-                    (f := interchange.children(recursive=True))
-                    and (len(f) >= wanted or all(future.done() for future in futures))
-                    and f
-                )
-            )
-            victim = dice.choice(found)
-            try:
-                victim.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
-            except psutil.NoSuchProcess:
-                continue
+            until(lambda n=wanted: len(interchange.children(recursive=True)) >= n or all(f.done() for f in futures))
+            if victims := interchange.children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    dice.choice(victims).send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
         errors = [future.exception(PATIENCE_S) for future in futures]
     except BaseException:
         pool.kill_workers()

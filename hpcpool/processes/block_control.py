@@ -204,6 +204,7 @@ class BlockControl:
             min_blocks=pool.min_blocks,
             max_blocks=pool.max_blocks,
             alive=sum(1 for block in self._blocks.values() if block.pool is pool),
+            starting=sum(1 for block in self._blocks.values() if block.pool is pool and not block.registered),
             started=self._started.get(pool.name, 0),
             slots_per_block=self._slots_per_block.get(pool.name),
             pending=self._count_pending(),

@@ -258,7 +258,7 @@ class Client:
         try:
             try:
                 self._loop()
-            except Exception as error:
+            except BaseException as error:
                 log.exception("the client's I/O thread failed")
                 self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
             self._farewell()
@@ -428,7 +428,7 @@ class Client:
         if future._attempt <= ticket.options.retries:
             try:
                 is_retried = outcomes.may_retry(outcome, opener, ticket.options.retry_on)
-            except Exception as error:  # noqa: BLE001 - the user's function
+            except BaseException as error:  # noqa: BLE001 - the user's function
                 error.__cause__ = opener()[1]
                 opener, is_retried = outcomes.raising(error), False
             if is_retried:

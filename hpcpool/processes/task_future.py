@@ -71,9 +71,10 @@ class Controller(Protocol):
 
 
 #: Guards every future that nobody waits for: a lock and a condition for each would be most of a pending call's memory
-#: and time. Held for a few assignments only, never while other code runs. In a list, for forked children to renew it.
-_quick = [threading.Lock()]
-os.register_at_fork(after_in_child=lambda: _quick.__setitem__(0, threading.Lock()))
+#: and time. Held for a few assignments only. In a list, for forked children to renew it. An RLock: the collector may run
+#: a finaliser that cancels futures while a thread holds it.
+_quick = [threading.RLock()]
+os.register_at_fork(after_in_child=lambda: _quick.__setitem__(0, threading.RLock()))
 
 
 class TaskFuture(Future[T], Generic[T]):
@@ -298,6 +299,9 @@ class TaskFuture(Future[T], Generic[T]):
             self._open()
         except BaseException:  # Ctrl-C while it is opened: the next who asks tries again
             self._opening = None
+            if self._lazy_condition is not None:
+                with self._lazy_condition:
+                    self._lazy_condition.notify_all()
             raise
         with _quick[0]:
             self._is_sealed, self._opening, self._opener = False, None, None

@@ -42,6 +42,8 @@ _placed: dict[str, Global] = {}
 _brought: dict[str, Global] = {}
 #: Classes that this process has sent out by value: theirs is the true state.
 _sent_classes: weakref.WeakSet[type] = weakref.WeakSet()
+#: Classes that have come by value: theirs is the state where they came from.
+_received_classes: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def is_importable(obj: Any) -> bool:
@@ -78,8 +80,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 slots = self._with_tokens(slots)
                 return (make, arguments, (attributes, slots), None, None, _set_main_function_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
-            _sent_classes.add(obj)
-            return (*reduced[:5], _set_class_state)
+            if obj not in _received_classes:
+                _sent_classes.add(obj)
+            make, arguments, *rest = reduced[:5]
+            if make is _private._make_skeleton_class and "__slots__" in vars(obj) and not issubclass(obj, tuple):
+                # cloudpickle forgets them, and an object that comes back would have a __dict__ that its class lacks
+                kind, name, bases, namespace, *others = arguments
+                arguments = (kind, name, bases, {**namespace, "__slots__": vars(obj)["__slots__"]}, *others)
+            return (make, arguments, *rest, _set_class_state)
         return reduced
 
     def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
@@ -159,4 +167,5 @@ def loading(load: Callable[[], Any]) -> tuple[Any, dict[str, Global]]:
 def _set_class_state(cls: type, state: Any) -> type:
     if cls in _sent_classes:
         return cls
+    _received_classes.add(cls)
     return _private._class_setstate(cls, state)  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from hpcpool.wire.payload import Payload, pickle_value
 
 #: A chain of failed dependencies is named up to this many calls.
 _NAMED_CALLS = 5
+_GAP = "…"
 
 
 def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
@@ -127,7 +128,7 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
         root = cause._root or cause
         above = cause._chain or (cause._name,)
     future._root = root
-    future._chain = (*above, future._name) if len(above) <= _NAMED_CALLS else (*above[:2], "…", future._name)
+    future._chain = _longer(above, future._name)
 
     def opener() -> tuple[Any, BaseException | None]:
         original = root.exception()
@@ -139,6 +140,13 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
         return None, error
 
     future._finish(opener)
+
+
+def _longer(chain: tuple[str, ...], name: str) -> tuple[str, ...]:
+    """Return a chain of names with one more at its end; of a long one only both ends are kept."""
+    if _GAP in chain:
+        return (*chain[:-1], name)
+    return (*chain, name) if len(chain) < _NAMED_CALLS else (*chain[:2], _GAP, name)
 
 
 def fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:

@@ -71,8 +71,8 @@ class Controller(Protocol):
 
 
 #: Guards every future that nobody waits for: a lock and a condition for each would be most of a pending call's memory
-#: and time. Held for a few assignments only. In a list, for forked children to renew it. An RLock: the collector may run
-#: a finaliser that cancels futures while a thread holds it.
+#: and time. Held for a few assignments only. In a list, for forked children to renew it. An RLock: the collector may
+#: run a finaliser that cancels futures while a thread holds it.
 _quick = [threading.RLock()]
 os.register_at_fork(after_in_child=lambda: _quick.__setitem__(0, threading.RLock()))
 

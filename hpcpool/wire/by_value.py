@@ -13,6 +13,7 @@ This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynami
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import sys
@@ -71,6 +72,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._tokens: dict[int, bytes] = {}
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is functools._lru_cache_wrapper and not is_importable(obj):
+            return (_cached, (obj.__wrapped__, obj.cache_parameters()))
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
@@ -102,6 +105,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if func.__globals__ is _main_globals():
             base_globals = _MainNamespace()
         return (code, base_globals, *rest)
+
+
+def _cached(function: Any, parameters: dict[str, Any]) -> Any:
+    """Rebuild a function with a cache, which cloudpickle would only name; the cache is empty."""
+    return functools.lru_cache(**parameters)(function)
 
 
 class _MainNamespace:

@@ -91,7 +91,7 @@ def _rebuild(failure: Failure) -> BaseException:
     if failure.exception is not None:
         try:
             error = unpickle(Payload(failure.exception))
-        except Exception as problem:  # noqa: BLE001 - user code in the exception's class
+        except (Exception, SystemExit) as problem:  # noqa: BLE001 - user code in the exception's class
             hint = f" (it cannot be rebuilt here: {type(problem).__name__}: {problem})"
         else:
             if isinstance(error, BaseException):
@@ -121,7 +121,7 @@ def _round_trip(form: Any, kind: type, text: str | None) -> bytes | None:
     try:
         payload = pickle_value(form)
         rebuilt = unpickle(Payload(payload.data, payload.buffers))
-    except Exception:  # noqa: BLE001 - user code in __reduce__ or __init__
+    except (Exception, SystemExit):  # noqa: BLE001 - user code in __reduce__ or __init__
         return None
     is_same = isinstance(rebuilt, BaseException) and type(rebuilt) is kind and (text is None or _text(rebuilt) == text)
     return payload.data if is_same and not payload.buffers else None
@@ -167,7 +167,7 @@ def _carriable(value: Any) -> Any:
     """Return a value as it is if it survives pickling, else its repr."""
     try:
         unpickle(Payload(pickle_value(value).data))
-    except Exception:  # noqa: BLE001 - user code in __reduce__
+    except (Exception, SystemExit):  # noqa: BLE001 - user code in __reduce__
         return _safely(repr, value)
     return value
 
@@ -186,12 +186,12 @@ def _text(error: BaseException) -> str:
 def _format(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except Exception as problem:  # noqa: BLE001 - a broken __str__ or __repr__ of the user's
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - a broken __str__ or __repr__ of the user's
         return f"{_name(error)} (its traceback cannot be formatted: {type(problem).__name__})\n"
 
 
 def _safely(show: Any, value: Any) -> str:
     try:
         return str(show(value))
-    except Exception as problem:  # noqa: BLE001 - the same
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - the same
         return f"<{type(value).__qualname__} whose {show.__name__}() raised {type(problem).__name__}>"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import sys
 import threading
 import types
 import weakref
@@ -100,15 +101,17 @@ class Fingerprint:
         self._functions.append((weakref.ref(function), tuple(map(_held, parts))))
         if function.__dict__ or function.__kwdefaults__:
             self.stable = False
-        for value in (*(function.__defaults__ or ()), *parts[_FIXED_PARTS:]):
+        for value in parts[_FIXED_PARTS:]:
             self._visit_value(value)
 
     def _visit_value(self, value: Any) -> None:
-        if not self.stable or value is _MISSING or isinstance(value, types.ModuleType) or type(value) in _ATOMS:
+        if not self.stable or value is _MISSING or type(value) in _ATOMS:
             return
         if type(value) in (tuple, frozenset):
             for item in value:
                 self._visit_value(item)
+        elif isinstance(value, types.ModuleType):
+            self.stable = sys.modules.get(value.__name__) is value  # any other goes by value
         elif isinstance(value, types.FunctionType):
             if not by_value.is_importable(value):
                 self._visit(value)
@@ -119,7 +122,7 @@ class Fingerprint:
             self.stable = isinstance(value, type) and by_value.is_importable(value)
 
 
-#: How many of the parts of a function come before its cells and globals.
+#: How many of the parts of a function come before its defaults, cells and globals.
 _FIXED_PARTS = 4
 
 
@@ -128,9 +131,10 @@ def _parts(function: types.FunctionType) -> tuple[Any, ...]:
     names = function.__globals__
     return (
         function.__code__,
-        function.__defaults__,
+        len(function.__defaults__ or ()),
         bool(function.__kwdefaults__),
         bool(function.__dict__),
+        *(function.__defaults__ or ()),
         *_cell_values(function),
         *[names.get(name, _MISSING) for name in _private._extract_code_globals(function.__code__)],
     )

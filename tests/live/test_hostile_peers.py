@@ -252,7 +252,7 @@ def test_a_manager_that_cannot_read_its_interchange_leaves_with_its_workers(firs
         assert [type(message) for message in interchange.hear()] == [Hello, Register]
         if first:
             interchange.stream.send(encode(first))
-            assert Capacity(2, 2) in interchange.hear()
+            until(lambda: Capacity(2, 2) in interchange.hear())
         interchange.socket.sendall(data)
         _, err = interchange.manager.communicate(timeout=PATIENCE_S)
         assert b"malformed message" in err

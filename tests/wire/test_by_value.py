@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import json
 import sys
@@ -256,6 +257,12 @@ class Slim:
 class Mixed(Slotted):
     pass
 
+class Empty:
+    __slots__ = ()
+
+class Below(Empty):
+    __slots__ = ("v",)
+
 def same(value):
     return value
 
@@ -279,6 +286,8 @@ def kind(value):
         "Hidden('x')",
         "Slim(1)",
         "Mixed(1)",
+        "Empty()",
+        "Below()",
     ],
 )
 def test_an_object_that_comes_back_is_of_the_class_at_home(main, worker, expression):
@@ -362,7 +371,17 @@ def test_a_class_that_was_made_there_works_here(main, worker):
 
 
 def test_an_instance_of_a_class_made_by_a_call_can_be_sent_on(main, worker):
-    program(main, "def make():\n    class Local:\n        value = 7\n    return Local()\ndef get(x):\n    return x.value")
+    program(
+        main,
+        """
+        def make():
+            class Local:
+                value = 7
+            return Local()
+        def get(x):
+            return x.value
+        """,
+    )
     assert worker.call(main.get, worker.call(main.make)) == 7
 
 
@@ -441,3 +460,43 @@ def test_a_pickle_by_value_is_the_same_each_time(main):
     main.run(CLASSES)
     program(main, "def f(a, b=2):\n    return same(a), kind(b), {'x', 'y'}")
     assert dumps_by_value(main.f) == dumps_by_value(main.f)
+
+
+# -- functions with a cache
+
+
+def test_a_function_with_a_cache_goes_with_an_empty_one(main, worker):
+    program(
+        main,
+        """
+        import functools
+        @functools.lru_cache(maxsize=5, typed=True)
+        def f(x):
+            calls.append(x)
+            return x + 1
+        calls = []
+        def use(function):
+            return [function(1), function(1)], len(calls), function.cache_parameters()
+        def name_it():
+            return f(7)
+        """,
+    )
+    main.f(1)
+    assert worker.call(main.use, main.f) == ([2, 2], 1, {"maxsize": 5, "typed": True})
+    assert worker.call(main.f, 3) == 4
+    assert worker.call(main.name_it) == 8
+
+
+def test_one_that_can_be_imported_is_only_named(worker):
+    assert worker.call(calls_of_a_cached_function) == 1
+
+
+@functools.lru_cache
+def cached(x: int) -> int:
+    return x
+
+
+def calls_of_a_cached_function() -> int:
+    cached(1)
+    cached(1)
+    return cached.cache_info().misses

@@ -106,7 +106,7 @@ def _when_done(
 
     def one_done(done: Future[Any]) -> None:
         nonlocal left
-        has_failed = done.cancelled() or done.exception() is not None
+        has_failed = outcomes.has_failed(done)
         with lock:
             if left <= 0:
                 return  # another one has failed
@@ -127,8 +127,8 @@ def _fall(future: TaskFuture[Any], cause: Future[Any], *, inner: bool) -> None:
         if not future.cancel():
             future._finish(outcomes.raising(outcomes.cancelled_inside(future, cause)))
         future._acknowledge_cancel()
-    elif inner and (error := cause.exception()) is not None:  # what fn returned: its failure is the result
-        future._finish(outcomes.raising(error))
+    elif inner:  # what fn returned: its failure is the result
+        future._finish(lambda: (None, cause.exception()))
     else:
         outcomes.fail_by_dependency(future, cause)
 

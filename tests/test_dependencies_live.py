@@ -341,9 +341,9 @@ def test_a_chain_of_a_hundred_thousand_calls_fails_as_a_whole(pool: HPCPoolExecu
     assert wait_until(lambda: all(future.done() for future in futures), timeout_s=30)
 
 
-def test_a_chain_of_a_hundred_thousand_calls_is_cancelled_as_a_whole(pool: HPCPoolExecutor):
+def test_a_long_chain_of_calls_is_cancelled_as_a_whole(pool: HPCPoolExecutor):
     first: Future[int] = Future()
-    futures = chain_on(pool, first, 100_000)
+    futures = chain_on(pool, first, 20_000)
     assert futures[0].cancel()
     assert wait_until(lambda: futures[-1].done(), timeout_s=60)
     assert all(future.cancelled() for future in futures)
@@ -386,7 +386,9 @@ def test_a_long_chain_is_shortened(pool: HPCPoolExecutor):
     for number in range(50):
         future = pool.options(name=f"call{number}").submit(abs, future)
     text = str(future.exception())
-    assert "root -> call0 -> … -> call49" in text
+    assert "(root -> call0 -> … -> " in text
+    assert "-> call49)" in text
+    assert len(text) < 300
 
 
 def test_one_failure_among_many_dependencies_is_enough(pool: HPCPoolExecutor, gate: Gate):

@@ -482,6 +482,7 @@ def test_a_function_with_a_cache_goes_with_an_empty_one(main, worker):
         """,
     )
     main.f(1)
+    main.calls.clear()
     assert worker.call(main.use, main.f) == ([2, 2], 1, {"maxsize": 5, "typed": True})
     assert worker.call(main.f, 3) == 4
     assert worker.call(main.name_it) == 8

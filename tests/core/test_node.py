@@ -707,8 +707,6 @@ class NodeMachine(RuleBasedStateMachine):
 NodeMachine.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )
 TestNodeAgainstItsPromises = NodeMachine.TestCase

@@ -146,14 +146,14 @@ LIKELY = st.lists(st.tuples(st.integers(0, 30), JSON_LIKE, JSON_LIKE, JSON_LIKE)
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(content=JSON_LIKE | LIKELY)
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_what_is_only_msgpack_is_refused(direction, content):
     decode_whatever(direction, msgspec.msgpack.encode(content))
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(data=st.data(), seed=st.integers(0, 2**32))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_a_damaged_batch_is_refused_or_harmless(direction, data, seed):
     header = bytearray(encode(data.draw(batches(direction).filter(bool))))
     chance = random.Random(seed)

@@ -47,7 +47,7 @@ MESSAGES = st.lists(st.tuples(SIZES, st.lists(SIZES, max_size=4)), max_size=8)
 
 
 @given(shape=MESSAGES, seed=st.integers(0, 2**32))
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.data_too_large])
 def test_messages_arrive_whole_and_in_order(shape, seed):
     chance = random.Random(seed)
     sent = [(chance.randbytes(size), [chance.randbytes(frame) for frame in frames]) for size, frames in shape]

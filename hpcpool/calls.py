@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from typing_extensions import ParamSpec
-
 from hpcpool import current, joining, mapping
 from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
     from hpcpool.executor import HPCPoolExecutor
     from hpcpool.view import ExecutorView
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Path = str | os.PathLike[str]
 
@@ -45,6 +42,12 @@ class Calls(Executor):
     def _pool(self) -> HPCPoolExecutor:
         raise NotImplementedError
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an executor cannot be sent to a worker (a function takes along the globals that it names): make another "
+            "one there, or submit from here, for instance in join()"
+        )
+
     def __enter__(self) -> Self:
         current.enter(self)  # type: ignore[arg-type]  # there are only the two executors below
         return self
@@ -52,7 +55,8 @@ class Calls(Executor):
     def _view(self, options: CallOptions) -> ExecutorView:
         raise NotImplementedError
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]:
+    # The arguments have any type: in the place of each may be a future of it.
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]:
         """Have `fn(*args, **kwargs)` run in a worker.
 
         A future (of any executor) anywhere inside the arguments is a dependency: the call starts when it has finished

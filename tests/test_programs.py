@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -114,9 +113,33 @@ def test_functions_and_classes_of_the_program_work_without_a_guard(tmp_path: Pat
         def same(*objects):
             return [type(o).__name__ for o in objects], isinstance(objects[0], Color), objects[0] is Color.RED
 
-        @functools.lru_cache
+        @functools.lru_cache(maxsize=7)
         def cached(number):
             return number * 2
+
+        class Cached:
+            @functools.cached_property
+            def value(self):
+                return [5]
+
+            @functools.cache
+            def method(self):
+                return 6
+
+        @functools.singledispatch
+        def kind(value):
+            return "something"
+
+        @kind.register
+        def _(value: int):
+            return "a number"
+
+        @dataclasses.dataclass(slots=True)
+        class Slim:
+            x: int
+
+        def use_executor():
+            return ex.submit(abs, 1)
 
         with HPCPoolExecutor(2) as ex:
             print(ex.submit(Color.RED.other).result() is Color.BLUE)
@@ -135,7 +158,11 @@ def test_functions_and_classes_of_the_program_work_without_a_guard(tmp_path: Pat
             print([f.result() for f in [ex.submit(lambda: n * OFFSET) for n in range(3)]])
             print(list(ex.map(lambda n: Point(n).x, range(3))))
             print(ex.submit(sorted, [Pair(2, 1), Pair(1, 2)], key=lambda p: p.left).result())
-            print(ex.submit(lambda: cached(4)).result())
+            print(ex.submit(lambda: cached(4)).result(), ex.submit(cached, 5).result())
+            print(ex.submit(lambda c: (c.value is c.value, c.method()), Cached()).result())
+            print(ex.submit(kind, 5).result(), ex.submit(kind, "5").result())
+            print(ex.submit(Slim, 5).result(), type(ex.submit(lambda: Slim(5)).result()) is Slim)
+            print(ex.submit(use_executor).exception())
             print(ex.submit(isinstance, Derived(1), Base).result())
             print(ex.submit(lambda: __name__).result())
         """,
@@ -153,7 +180,12 @@ def test_functions_and_classes_of_the_program_work_without_a_guard(tmp_path: Pat
         "[0, 1, 2]",
         "[0, 1, 2]",
         "[Pair(left=1, right=2), Pair(left=2, right=1)]",
-        "8",
+        "8 10",
+        "(True, 6)",
+        "a number something",
+        "Slim(x=5) True",
+        "an executor cannot be sent to a worker (a function takes along the globals that it names): make another one "
+        "there, or submit from here, for instance in join()",
         "True",
         "__main__",
     ]
@@ -284,6 +316,39 @@ def test_what_an_initializer_sets_is_there_for_the_calls(tmp_path: Path):
     ]
 
 
+def test_what_calls_set_on_a_class_stays_until_the_program_changes_the_class(tmp_path: Path):
+    lines = output_of(
+        tmp_path / "program.py",
+        """
+        from hpcpool import HPCPoolExecutor
+
+        class Model:
+            net, loads, scale = None, 0, 1
+
+            def predict(self, x):
+                if Model.net is None:
+                    Model.net, Model.loads = "loaded", Model.loads + 1
+                return Model.loads, x * self.scale
+
+        def use(model, x):
+            return *model.predict(x), model
+
+        def loads():
+            return Model.loads
+
+        with HPCPoolExecutor(1) as ex:
+            print([ex.submit(Model().predict, x).result() for x in range(3)])
+            print([ex.submit(use, Model(), x).result()[:2] for x in range(3)])
+            print(ex.submit(loads).result(), Model.net, Model.loads)
+            Model.scale = 10
+            print(ex.submit(use, Model(), 5).result()[1])
+            Model.scale = 1
+            print(ex.submit(use, Model(), 5).result()[1])
+        """,
+    )
+    assert lines == ["[(1, 0), (1, 1), (1, 2)]", "[(1, 0), (1, 1), (1, 2)]", "1 None 0", "50", "5"]
+
+
 def test_many_functions_that_name_each_other_are_sent_quickly(tmp_path: Path):
     lines = output_of(
         tmp_path / "program.py",
@@ -332,8 +397,22 @@ def test_a_program_may_come_through_a_pipe():
 
 
 def test_a_program_may_be_typed_in():
-    done = run("-i", "-q", stdin=re.sub("^(?=with|def)", "\n", PROGRAM, flags=re.MULTILINE))
-    assert done.stdout.startswith("6 [0, 1, 4, 9]\n"), done.stderr
+    lines = """
+from hpcpool import HPCPoolExecutor
+class Point:
+    def __init__(self, x): self.x = x
+
+def double(point): return Point(2 * point.x)
+
+ex = HPCPoolExecutor(2)
+ex.submit(double, Point(3)).result().x
+def double(point): return Point(20 * point.x)
+
+ex.submit(double, Point(3)).result().x
+list(ex.map(lambda n: n * n, range(4)))
+"""
+    done = run("-i", "-q", stdin=lines)
+    assert (done.stdout, done.returncode) == ("6\n60\n[0, 1, 4, 9]\n", 0), done.stderr
     assert "Error" not in done.stderr
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Outcome
@@ -320,47 +320,49 @@ class TaskFuture(Future[T], Generic[T]):
                 self._payload = None
 
     # What the standard library looks at from outside (wait, as_completed, add_done_callback, asyncio).
+    # To a type checker they are the attributes that they override, or `as_completed` would refuse a TaskFuture.
+    if not TYPE_CHECKING:
 
-    @property
-    def _condition(self) -> threading.Condition:  # type: ignore[override]
-        if self._lazy_condition is None:
-            condition = threading.Condition()
-            with _quick[0]:
-                if self._lazy_condition is None:
-                    self._lazy_condition = condition
-        return self._lazy_condition
+        @property
+        def _condition(self) -> threading.Condition:
+            if self._lazy_condition is None:
+                condition = threading.Condition()
+                with _quick[0]:
+                    if self._lazy_condition is None:
+                        self._lazy_condition = condition
+            return self._lazy_condition
 
-    @property
-    def _waiters(self) -> list[Any]:  # type: ignore[override]
-        if self._lazy_waiters is None:
-            self._lazy_waiters = []
-        return self._lazy_waiters
+        @property
+        def _waiters(self) -> list[Any]:
+            if self._lazy_waiters is None:
+                self._lazy_waiters = []
+            return self._lazy_waiters
 
-    @property
-    def _done_callbacks(self) -> list[Callable[[Future[Any]], object]]:
-        if self._lazy_callbacks is None:
-            self._lazy_callbacks = []
-        return self._lazy_callbacks
+        @property
+        def _done_callbacks(self) -> list[Callable[[Future[Any]], object]]:
+            if self._lazy_callbacks is None:
+                self._lazy_callbacks = []
+            return self._lazy_callbacks
 
-    @property
-    def _result(self) -> Any:
-        if self._is_sealed:
-            self._unseal()
-        return self._value
+        @property
+        def _result(self) -> Any:
+            if self._is_sealed:
+                self._unseal()
+            return self._value
 
-    @_result.setter
-    def _result(self, value: Any) -> None:
-        self._value = value
+        @_result.setter
+        def _result(self, value: Any) -> None:
+            self._value = value
 
-    @property
-    def _exception(self) -> BaseException | None:
-        if self._is_sealed:
-            self._unseal()
-        return self._error
+        @property
+        def _exception(self) -> BaseException | None:
+            if self._is_sealed:
+                self._unseal()
+            return self._error
 
-    @_exception.setter
-    def _exception(self, error: BaseException | None) -> None:
-        self._error = error
+        @_exception.setter
+        def _exception(self, error: BaseException | None) -> None:
+            self._error = error
 
     def __reduce__(self) -> Any:
         raise TypeError(

@@ -4,7 +4,8 @@
    function that comes brings the globals it names, each with a token of its content. A global is put in place if it is
    new there, or if the user has changed it since (another token); never if the worker's own code has bound it anew.
    So what an initializer has set or filled is what the calls see.
-2. A class that went out by value and comes back inside a result is the original class, untouched.
+2. A class that went out by value and comes back inside a result is the original class, untouched. In a worker its
+   attributes are set anew only if the user has changed any since (another token): what calls have set there stays.
 3. Whether something can go by reference is decided here, once, for plain pickle too.
 
 This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynamic_class_reduce`, `globals_ref`,
@@ -13,17 +14,20 @@ This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynami
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import sys
 import types
 import weakref
+from collections import ChainMap
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 from cloudpickle import cloudpickle as _private
+
+from hpcpool.wire import reducers
+from hpcpool.wire.importable import is_importable
 
 _MISSING = object()
 #: The name under which the tokens travel in a function's state.
@@ -39,23 +43,22 @@ class Global(NamedTuple):
 
 #: What functions have brought into this process's `__main__`.
 _placed: dict[str, Global] = {}
-#: What the function that is being loaded brings, to be put in place again when it runs after another one.
-_brought: dict[str, Global] = {}
 #: Classes that this process has sent out by value: theirs is the true state.
 _sent_classes: weakref.WeakSet[type] = weakref.WeakSet()
-#: Classes that have come by value: theirs is the state where they came from.
-_received_classes: weakref.WeakSet[type] = weakref.WeakSet()
+#: Classes that have come by value, and the token of the state that they were given last: the true one is elsewhere.
+_received_classes: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 
 
-def is_importable(obj: Any) -> bool:
-    """Say whether a function or class can be found again by its module and name, outside `__main__`."""
-    module_name = getattr(obj, "__module__", None)
-    if module_name == "__main__" or not isinstance(module_name, str):
-        return False
-    found: Any = sys.modules.get(module_name, _MISSING)
-    for part in getattr(obj, "__qualname__", "<nameless>").split("."):
-        found = getattr(found, part, _MISSING)
-    return found is obj
+class Brought(NamedTuple):
+    """What comes with a function, to be put in place again when it runs after another one."""
+
+    names: dict[str, Global]
+    #: Classes, each with the token of its state, and the state.
+    classes: list[tuple[type, bytes, Any]]
+
+
+#: What comes with the functions that are being loaded, the innermost last.
+_loading: list[Brought] = []
 
 
 def has_registered_modules() -> bool:
@@ -64,7 +67,9 @@ def has_registered_modules() -> bool:
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler with the three mends above."""
+    """cloudpickle's pickler with the three mends above, for some kinds of objects more."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(reducers.TABLE, cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,8 +77,6 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._tokens: dict[int, bytes] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is functools._lru_cache_wrapper and not is_importable(obj):
-            return (_cached, (obj.__wrapped__, obj.cache_parameters()))
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
@@ -85,13 +88,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
             if obj not in _received_classes:
                 _sent_classes.add(obj)
-            make, arguments, *rest = reduced[:5]
+            make, arguments, state, *_ = reduced
             if make is _private._make_skeleton_class and "__slots__" in vars(obj) and not issubclass(obj, tuple):
                 # cloudpickle forgets them, and an object that comes back would have a __dict__ that its class lacks
                 kind, name, bases, namespace, *others = arguments
                 arguments = (kind, name, bases, {**namespace, "__slots__": vars(obj)["__slots__"]}, *others)
-            return (make, arguments, *rest, _set_class_state)
+            return (make, arguments, self._with_token(state), None, None, _set_class_state)
         return reduced
+
+    def _with_token(self, state: Any) -> tuple[bytes, Any]:
+        """Return a class's state with a token of it."""
+        return _token(state), state
 
     def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
         tokens = self._tokens
@@ -105,11 +112,6 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if func.__globals__ is _main_globals():
             base_globals = _MainNamespace()
         return (code, base_globals, *rest)
-
-
-def _cached(function: Any, parameters: dict[str, Any]) -> Any:
-    """Rebuild a function with a cache, which cloudpickle would only name; the cache is empty."""
-    return functools.lru_cache(**parameters)(function)
 
 
 class _MainNamespace:
@@ -129,6 +131,9 @@ class _TokenPickler(Pickler):
     def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
         return {**slots, "__globals__": sorted(slots["__globals__"])}
 
+    def _with_token(self, state: Any) -> tuple[bytes, Any]:
+        return b"", state
+
 
 def _token(value: Any) -> bytes:
     """Return a digest of a global's content; b"" if it cannot be pickled (pickling the function will say so)."""
@@ -146,16 +151,23 @@ def _set_main_function_state(function: Any, state: Any) -> None:
     tokens = slots.pop(_TOKENS, {})
     brought = {name: Global(tokens.get(name, b""), value) for name, value in slots.pop("__globals__").items()}
     if function.__globals__ is _main_globals():
-        _brought.update(brought)
-        put_in_place(brought)
+        if _loading:
+            _loading[-1].names.update(brought)
+        _put_names_in_place(brought)
     else:
         for name, (_, value) in brought.items():
             function.__globals__.setdefault(name, value)
     _private._function_setstate(function, (attributes, {**slots, "__globals__": {}}))
 
 
-def put_in_place(brought: dict[str, Global]) -> None:
-    """Bring globals into this process's `__main__`, by the rule at the top of this file."""
+def put_in_place(brought: Brought) -> None:
+    """Bring what came with a function into this process once more, by the rules at the top of this file."""
+    _put_names_in_place(brought.names)
+    for cls, token, state in brought.classes:
+        _put_class_in_place(cls, token, state)
+
+
+def _put_names_in_place(brought: dict[str, Global]) -> None:
     namespace = _main_globals()
     for name, new in brought.items():
         placed = _placed.get(name)
@@ -165,15 +177,28 @@ def put_in_place(brought: dict[str, Global]) -> None:
             _placed[name] = new
 
 
-def loading(load: Callable[[], Any]) -> tuple[Any, dict[str, Global]]:
-    """Load a function; return it and the globals of `__main__` that it brings."""
-    _brought.clear()
-    function = load()
-    return function, dict(_brought)
+def loading(load: Callable[[], Any]) -> tuple[Any, Brought]:
+    """Load a function; return it and what comes with it."""
+    _loading.append(Brought({}, []))
+    try:
+        return load(), _loading[-1]
+    finally:
+        _loading.pop()
 
 
 def _set_class_state(cls: type, state: Any) -> type:
-    if cls in _sent_classes:
-        return cls
-    _received_classes.add(cls)
-    return _private._class_setstate(cls, state)  # type: ignore[no-any-return]
+    if cls not in _sent_classes:
+        token, content = state
+        if _loading:
+            _loading[-1].classes.append((cls, token, content))
+        _put_class_in_place(cls, token, content)
+    return cls
+
+
+def _put_class_in_place(cls: type, token: bytes, state: Any) -> None:
+    if _received_classes.get(cls) != token:
+        _received_classes[cls] = token
+        _private._class_setstate(cls, state)
+
+
+__all__ = ["Brought", "Global", "Pickler", "has_registered_modules", "is_importable", "loading", "put_in_place"]

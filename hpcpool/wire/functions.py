@@ -34,7 +34,7 @@ class _Loaded(NamedTuple):
     """An opened function and the globals of `__main__` that came with it."""
 
     function: Callable[..., Any]
-    brought: dict[str, by_value.Global]
+    brought: by_value.Brought
 
 
 class Blob(NamedTuple):

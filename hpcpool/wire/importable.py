@@ -1,0 +1,19 @@
+"""Which functions and classes another process can import. Nothing is imported here."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_MISSING = object()
+
+
+def is_importable(obj: Any) -> bool:
+    """Say whether a function or class can be found again by its module and name, outside `__main__`."""
+    module_name = getattr(obj, "__module__", None)
+    if module_name == "__main__" or not isinstance(module_name, str):
+        return False
+    found: Any = sys.modules.get(module_name, _MISSING)
+    for part in getattr(obj, "__qualname__", "<nameless>").split("."):
+        found = getattr(found, part, _MISSING)
+    return found is obj

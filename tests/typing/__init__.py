@@ -1,0 +1,1 @@
+"""The types that users' programs see."""

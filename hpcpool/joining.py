@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -25,13 +26,16 @@ def start(
     """Call `fn` in a thread when the futures in its arguments have finished; return the future of what it returns."""
     future: TaskFuture[Any] = TaskFuture(name or f"join({getattr(fn, '__qualname__', type(fn).__qualname__)})")
     # A join is pending work: the pool does not end before it, and its thread may submit until then.
-    hold, client = take_hold(lambda cancel: _cancel(future) if cancel else None)
-    future.add_done_callback(lambda _: _let_go(hold, client))
+    hold, client = take_hold(lambda cancel: _pool_closes(future, cancel))
+    future.add_done_callback(functools.partial(_let_go, hold, client))
     _when_done(future, list(futures_in((args, kwargs))), lambda: _in_thread(future, _run, hold, fn, args, kwargs))
     return future
 
 
-def _let_go(hold: Hold, client: Client) -> None:
+def _let_go(hold: Hold, client: Client, future: Future[Any]) -> None:
+    """The join has finished or was cancelled, perhaps before it ran."""
+    assert isinstance(future, TaskFuture)
+    future._acknowledge_cancel()
     client.release(hold)
     hold.close = _nothing  # it knows the future, whose callbacks know the hold: a cycle
 
@@ -40,9 +44,9 @@ def _nothing(cancel: bool) -> None:
     """The join is over."""
 
 
-def _cancel(future: TaskFuture[Any]) -> None:
-    if future.cancel():
-        future._acknowledge_cancel()
+def _pool_closes(future: TaskFuture[Any], cancel: bool) -> None:
+    if cancel:
+        future.cancel()
 
 
 def _in_thread(future: TaskFuture[Any], step: Callable[..., None], *args: Any) -> None:
@@ -61,7 +65,7 @@ def _in_thread(future: TaskFuture[Any], step: Callable[..., None], *args: Any) -
 
 def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
     """Call the function; what it returns may still have to finish."""
-    if not future.set_running_or_notify_cancel():
+    if not future._start():
         return
     hold.thread = threading.get_ident()
     try:
@@ -126,7 +130,6 @@ def _fall(future: TaskFuture[Any], cause: Future[Any], *, inner: bool) -> None:
     if cause.cancelled():
         if not future.cancel():
             future._finish(outcomes.raising(outcomes.cancelled_inside(future, cause)))
-        future._acknowledge_cancel()
     elif inner:  # what fn returned: its failure is the result
         future._finish(lambda: (None, cause.exception()))
     else:

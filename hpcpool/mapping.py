@@ -255,7 +255,11 @@ class _Threaded(_Feed):
         self.has_ended = False
         # The pool ends only after the input has been read: what is not read yet is pending work, too.
         self._hold, self._client = hold(lambda cancel: self.cancel() if cancel else self._pool_closes())
-        threading.Thread(target=self._run, name="hpcpool map", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="hpcpool map", daemon=True).start()
+        except RuntimeError:  # the system has no thread left
+            self._client.release(self._hold)
+            raise
 
     def pop(self, timeout_s: float | None) -> Future[Any] | None:
         with self._changed:

@@ -527,3 +527,23 @@ def test_a_dependency_of_a_closed_executor_is_as_good_as_any(pool: HPCPoolExecut
         bad = other.submit(int, "x")
     assert pool.submit(abs, number).result() == 5
     assert isinstance(pool.submit(abs, bad).exception(), DependencyError)
+
+
+# What a call gets that depends on a result which the user has taken, and changed
+
+
+@pytest.mark.parametrize("size", [10, 200_000], ids=["small", "large"])
+def test_a_call_gets_the_result_as_it_was_when_it_was_submitted(pool: HPCPoolExecutor, gate: Gate, size: int):
+    numpy = pytest.importorskip("numpy")
+    made = pool.submit(numpy.zeros, size)
+    waiting_since_before = pool.submit(echo, made, pool.submit(pass_gate, gate.path))
+    array = made.result()
+    held = pool.submit(pass_gate, gate.path)
+    waiting = pool.submit(echo, made, held)
+    array[:] = 1
+    after = pool.submit(echo, array, held)
+    gate.open()
+    assert waiting_since_before.result()[0][0].sum() == 0
+    assert waiting.result()[0][0].sum() == 0
+    assert after.result()[0][0].sum() == size
+    assert array.sum() == size

@@ -1121,6 +1121,17 @@ def test_an_error_does_not_keep_the_arguments(pool: HPCPoolExecutor, no_collecto
     assert wait_until(lambda: reference() is None, timeout_s=10)
 
 
+def test_an_error_does_not_keep_its_future(pool: HPCPoolExecutor, no_collector: None):
+    future = pool.submit(raise_about, 1)
+    of_future = weakref.ref(future)
+    error = future.exception()
+    with suppress(BadArguments):
+        future.result()
+    del future
+    assert wait_until(lambda: of_future() is None, timeout_s=10)
+    assert type(error) is BadArguments
+
+
 class Unpicklable:
     def __reduce__(self) -> Any:
         raise ZeroDivisionError("not this one")

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed, wait
 from typing import Any, NamedTuple
 
 import pytest
@@ -370,3 +370,19 @@ def test_killed_workers_fail_a_join(gate: Gate):
     pool.kill_workers()
     for future in (running, waiting):
         assert "kill_workers" in str(future.exception(timeout=30))
+
+
+@live
+@pytest.mark.parametrize("has_begun", [False, True], ids=["waiting", "its function has returned"])
+def test_a_cancelled_join_is_done_for_those_who_wait(pool: HPCPoolExecutor, gate: Gate, has_begun: bool):
+    held = pool.submit(pass_gate, gate.path)
+    future = pool.join(lambda value: value, held) if not has_begun else pool.join(lambda: held)
+    if has_begun:
+        wait_until(lambda: future.running(), timeout_s=10)
+    is_cancelled = future.cancel()
+    assert is_cancelled is not has_begun
+    if is_cancelled:
+        assert wait([future], timeout=10).not_done == set()
+        assert list(as_completed([future], timeout=10)) == [future]
+    gate.open()
+    assert wait([future, held], timeout=10).not_done == set()

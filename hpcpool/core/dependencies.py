@@ -21,6 +21,10 @@ class Dependencies(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._missing)
 
+    def __contains__(self, key: K) -> bool:
+        """Say whether anything waits for this."""
+        return key in self._dependents
+
     def add(self, task: T, missing: Iterable[K]) -> list[K]:
         """Let a task wait for at least one thing; returns what nobody has waited for until now.
 

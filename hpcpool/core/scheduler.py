@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
 from hpcpool.core.priority_queue import PriorityQueue
@@ -28,10 +29,27 @@ class Request(NamedTuple):
     wanted: int
 
 
+class End(Enum):
+    """Why a task that its manager has not finished is not queued again."""
+
+    LOST = "lost too often"
+    KILLED = "killed"
+    WITHDRAWN = "withdrawn"
+
+
+class Ended(NamedTuple):
+    """A task has ended without an outcome from a manager."""
+
+    task: int
+    end: End
+
+
 @dataclass(slots=True)
 class _Task:
     priority: int
     crash_limit: int
+    #: The user has killed it, so it must not start again.
+    is_killed: bool = False
     #: Who holds it; None: it is in the queue.
     manager: bytes | None = None
     crashes: int = 0
@@ -66,6 +84,8 @@ class Scheduler:
         #: Queued tasks; may hold ids that are no longer queued, which are passed over.
         self._queue: PriorityQueue[int] = PriorityQueue()
         self._queued = 0
+        #: Unstarted tasks beyond this id are given up; None: there was no withdrawal.
+        self._keep: int | None = None
         #: How many tasks have been cancelled in the queue since it was last swept.
         self._stale = 0
         self._managers: dict[bytes, _Manager] = {}
@@ -122,7 +142,7 @@ class Scheduler:
         if known is None or known.manager != manager:
             return False
         known.crashes += 1
-        if known.crashes >= known.crash_limit:
+        if known.crashes >= known.crash_limit or known.is_killed:
             return False
         self._release(manager, task)
         self._enqueue(task, known, first=True)
@@ -140,24 +160,41 @@ class Scheduler:
             self._release(known.manager, task)
         return known.manager
 
+    def kill(self, task: int) -> bytes | None:
+        """A task must end; returns the manager that must be told. One that no manager holds is forgotten."""
+        known = self._tasks.get(task)
+        if known is None or known.manager is None:
+            return self.cancelled(task)
+        known.is_killed = True
+        return known.manager
+
     def withdraw(self, keep: int) -> list[int]:
         """Give up all tasks beyond this id that no manager holds; returns them."""
+        self._keep = keep
         withdrawn = [task for task, known in self._tasks.items() if known.manager is None and task > keep]
         for task in withdrawn:
             self.cancelled(task)
         return withdrawn
 
-    def returned(self, manager: bytes, tasks: Iterable[int]) -> None:
-        """A manager gives unstarted tasks back."""
+    def returned(self, manager: bytes, tasks: Iterable[int]) -> list[Ended]:
+        """A manager gives unstarted tasks back; returns those that nobody wants to start any more."""
         holder = self._managers.get(manager)
         if holder is not None:
             self._asked -= holder.asked
             holder.asked = 0
+        ended: list[Ended] = []
         for task in tasks:
             known = self._tasks.get(task)
-            if known is not None and known.manager == manager:
-                self._release(manager, task)
+            if known is None or known.manager != manager:
+                continue
+            self._release(manager, task)
+            is_withdrawn = self._keep is not None and task > self._keep
+            if known.is_killed or is_withdrawn:
+                del self._tasks[task]
+                ended.append(Ended(task, End.KILLED if known.is_killed else End.WITHDRAWN))
+            else:
                 self._enqueue(task, known, first=True)
+        return ended
 
     # -- managers --
 
@@ -177,8 +214,8 @@ class Scheduler:
             known.slots, known.limit = slots, limit
             self._sort_in(manager)
 
-    def manager_lost(self, manager: bytes) -> list[int]:
-        """A manager is gone; its tasks are queued again, free of charge. Returns those that are lost for good."""
+    def manager_lost(self, manager: bytes) -> list[Ended]:
+        """A manager is gone; its tasks are queued again, free of charge. Returns those that are not."""
         known = self._managers.pop(manager, None)
         if known is None:
             return []
@@ -188,16 +225,16 @@ class Scheduler:
         self._asked -= known.asked
         for group in (self._free, self._ahead, self._full, self._givers):
             group.pop(manager, None)
-        lost: list[int] = []
+        ended: list[Ended] = []
         for task in reversed(known.leases):
             held = self._tasks[task]
             held.losses += 1
-            if held.losses > self._loss_limit:
+            if held.is_killed or held.losses > self._loss_limit:
                 del self._tasks[task]
-                lost.append(task)
+                ended.append(Ended(task, End.KILLED if held.is_killed else End.LOST))
             else:
                 self._enqueue(task, held, first=True)
-        return lost
+        return ended
 
     # -- decisions --
 

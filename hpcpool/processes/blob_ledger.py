@@ -22,6 +22,10 @@ class BlobLedger:
         self._idle: OrderedDict[bytes, int] = OrderedDict()
         self._idle_bytes = 0
 
+    def knows(self, blobs: Iterable[Blob]) -> bool:
+        """Say whether the interchange has all of these."""
+        return all(blob.key in self._users or blob.key in self._idle for blob in blobs)
+
     def use(self, blobs: Iterable[Blob]) -> list[Define]:
         """Note that a task needs these; returns what the interchange must be told first."""
         news = []

@@ -91,7 +91,13 @@ class Client:
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
         lifecycle.add(self)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # the system has no thread left
+            lifecycle.remove(self)
+            self._stream.close()
+            self._interchange.wait_until_gone()
+            raise
 
     # -- from any thread --
 
@@ -168,8 +174,13 @@ class Client:
         """Send a ticket in the user's own thread, unless others would be overtaken; then return False."""
         if ticket.waiting or self._inbox or self._ready:
             return False
-        self._tickets[ticket.id] = ticket
-        if not self._sender.send_at_once(ticket):
+        try:
+            self._tickets[ticket.id] = ticket
+            is_sent = self._sender.send_at_once(ticket)
+        except BaseException:  # Ctrl-C: the call may be on its way, but nobody will have its future
+            self._put(lambda: self._cancelled(ticket.id))
+            raise
+        if not is_sent:
             del self._tickets[ticket.id]
             return False
         if self._stream.wants_to_write:
@@ -182,7 +193,7 @@ class Client:
 
     def kill(self, task: int) -> None:
         """End this task although it runs."""
-        self._put(lambda: self._sender.tell(Kill(task)) if task in self._tickets else None)
+        self._put(lambda: self._killed(task))
 
     def close(self, *, cancel_futures: bool = False) -> None:
         """Take no more calls; stop everything when the pending ones have finished. Does not wait.
@@ -261,8 +272,13 @@ class Client:
             except BaseException as error:
                 log.exception("the client's I/O thread failed")
                 self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
+                self._read_inbox()
             self._farewell()
+        except BaseException:
+            log.exception("the client's I/O thread failed; the interchange sees that and ends")
+            self._stream.close()
         finally:
+            self._interchange.wait_until_gone()
             self._done.set()
             lifecycle.remove(self)
             os.close(self._wake_read)
@@ -294,7 +310,8 @@ class Client:
         if self._broken is not None:
             self._read_inbox()  # from now on nothing is put in but cancellations
             return True
-        return self._closing and not self._tickets and not self._inbox and not self._holds
+        # Holds first: without any, nothing more is submitted.
+        return self._closing and not self._holds and not self._tickets and not self._inbox
 
     def _read_inbox(self) -> None:
         # At most what is there now, so that a busy submitter cannot keep results waiting.
@@ -365,20 +382,19 @@ class Client:
     def _end_by_dependency(self, ticket: Ticket, cause: Future[Any]) -> None:
         self._drop(ticket)
         if cause.cancelled():
-            ticket.future.cancel()
-            ticket.future._acknowledge_cancel()
+            ticket.future._withdraw()
         else:
             outcomes.fail_by_dependency(ticket.future, cause)
 
     # -- receiving --
 
     def _receive(self) -> None:
-        for header, frames in self._stream.receive():
-            try:
-                batch = deal_frames(to_client.decode(header), frames)
-            except MessageError as error:
-                self._break(Broken(f"the interchange sent a malformed message: {error}"))
-                return
+        try:
+            batches = [deal_frames(to_client.decode(header), frames) for header, frames in self._stream.receive()]
+        except MessageError as error:
+            self._break(Broken(f"the interchange sent a malformed message: {error}"))
+            return
+        for batch in batches:
             for message, its_frames in batch:
                 if type(message) is Outcome:
                     self._on_outcome(message, its_frames)
@@ -419,20 +435,22 @@ class Client:
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
+            if self._graph and future in self._graph:
+                future._is_passed_on = True
             has_result = future._succeed(payloads[0], outcome)
             if self._graph:
                 self._settle_dependents(future, payloads[0] if has_result else None)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
-        if future._attempt <= ticket.options.retries:
+        if future._attempt <= ticket.options.retries and not ticket.is_killed:
             try:
                 is_retried = outcomes.may_retry(outcome, opener, ticket.options.retry_on)
             except BaseException as error:  # noqa: BLE001 - the user's function
                 error.__cause__ = opener()[1]
                 opener, is_retried = outcomes.raising(error), False
             if is_retried:
-                future._attempt += 1
+                future._try_again()
                 self._ready.push(ticket, ticket.options.priority)
                 return
         self._drop(ticket)
@@ -463,17 +481,30 @@ class Client:
             return
         self._drop(ticket)
         self._graph.remove(ticket)
-        ticket.future._controller = None
-        ticket.future.cancel()
-        ticket.future._acknowledge_cancel()
+        ticket.future._withdraw()
+        if self._graph:
+            self._settle_dependents(ticket.future, None)
+
+    def _killed(self, task: int) -> None:
+        """The user wants a task ended; one that waits for another attempt ends here."""
+        ticket = self._tickets.get(task)
+        if ticket is None:
+            return
+        ticket.is_killed = True
+        if ticket.sent_bytes:
+            self._sender.tell(Kill(task))
+            return
+        self._drop(ticket)
+        ticket.future._finish(outcomes.killed(ticket.future._name))
         if self._graph:
             self._settle_dependents(ticket.future, None)
 
     def _withdraw(self) -> None:
         """Cancel all calls that do not run: those here at once, those on their way when the interchange says so."""
-        oldest = sorted(ticket.id for ticket in self._tickets.values() if not ticket.waiting)
+        tickets = list(self._tickets.values())  # at once: a join may still submit
+        oldest = sorted(ticket.id for ticket in tickets if not ticket.waiting)
         keep = oldest[min(self._workers, len(oldest)) - 1] if oldest else 0
-        for ticket in list(self._tickets.values()):
+        for ticket in tickets:
             if ticket.waiting or (not ticket.sent_bytes and ticket.id > keep):
                 self._give_up(ticket.id)
         if self._tickets:
@@ -496,14 +527,15 @@ class Client:
         ticket.future._finish(outcomes.broken(self._broken))
 
     def _farewell(self) -> None:
-        """Tell the interchange to stop and wait until everything of it has gone."""
+        """Tell the interchange to stop."""
         number = self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)
         self._sender.tell(Stop(number))
         self._sender.send(PriorityQueue(), ())
+        poll = select.poll()
+        poll.register(self._stream, select.POLLOUT)
         while self._stream.wants_to_write and self._stream.is_open:
-            select.select([], [self._stream], [])
+            poll.poll()
             self._stream.flush()
-        self._interchange.wait_until_gone()
 
 
 def _nothing() -> None:

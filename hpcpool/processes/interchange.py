@@ -7,6 +7,8 @@ run directory is removed last.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -21,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcpool.config import Config
-from hpcpool.core.scheduler import Scheduler
+from hpcpool.core.scheduler import End, Ended, Scheduler
 from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
 from hpcpool.processes.connection import Connection, write_connection
@@ -124,6 +126,8 @@ class Interchange:
         self._listener.setblocking(False)
         self._listener.bind(self._managers_path)
         self._listener.listen(128)
+        #: Given up for a moment when there are no descriptors left, to turn a manager away.
+        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._loop = EventLoop()
         self._loop.add(self._wake_read, self._hear_block_control)
         self._loop.add(self._listener, self._accept)
@@ -210,13 +214,25 @@ class Interchange:
                 self._tell(name, [Forget(key)])
 
     def _kill(self, message: Kill) -> None:
-        manager = self._scheduler.manager_of(message.id)
+        manager = self._scheduler.kill(message.id)
         if manager is not None:
             self._tell(manager, [message])
         elif message.id in self._tasks:
-            self._scheduler.cancelled(message.id)
-            del self._tasks[message.id]
-            self._to_client.append(Outcome(message.id, Status.KILLED))
+            self._end([Ended(message.id, End.KILLED)])
+
+    def _end(self, ended: list[Ended], text: str = "", host: str = "") -> None:
+        """Tell the client of tasks that end without an outcome; `text` says how those were lost that are."""
+        for task, end in ended:
+            match end:
+                case End.WITHDRAWN:
+                    self._withdrawn([task])
+                    continue
+                case End.KILLED:
+                    outcome = Outcome(task, Status.KILLED, host=host)
+                case End.LOST:
+                    outcome = Outcome(task, Status.LOST, text.encode(), host=host)
+            del self._tasks[task]
+            self._to_client.append(outcome)
 
     def _withdrawn(self, tasks: list[int]) -> None:
         for task in tasks:
@@ -241,8 +257,17 @@ class Interchange:
             connection, _ = self._listener.accept()
         except OSError as error:
             log.error("a manager cannot connect: %s", error)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
             return
         self._streams.add(b"%d" % next(self._names), Stream(connection), self._hear_peer)
+
+    def _turn_away(self) -> None:
+        """Close a waiting connection that there is no descriptor for: else it would wake this loop for ever."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):  # it may have gone
+            self._listener.accept()[0].close()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
 
     def _hear_peer(self, name: bytes, messages: list[Message], is_open: bool) -> None:
         for header, frames in messages:
@@ -303,7 +328,7 @@ class Interchange:
                 if mine:
                     self._to_client.append(Started(mine))
             case Returned(ids=tasks):
-                self._scheduler.returned(name, tasks)
+                self._end(self._scheduler.returned(name, tasks))
             case Withdrawn(ids=tasks):
                 self._withdrawn([task for task in tasks if self._scheduler.finished(name, task)])
             case Heartbeat():
@@ -364,7 +389,7 @@ class Interchange:
         manager = self._managers.pop(name, None)
         if manager is None:
             return
-        lost = self._scheduler.manager_lost(name)
+        ended = self._scheduler.manager_lost(name)
         log.log(
             logging.INFO if self._stopping else logging.ERROR,
             "block=%s manager=%s:%d lost: %s",
@@ -373,10 +398,8 @@ class Interchange:
             manager.hello.pid,
             reason,
         )
-        for task in lost:
-            del self._tasks[task]
-            text = f"manager on {manager.hello.host} (block {manager.block}) was lost: {reason}"
-            self._to_client.append(Outcome(task, Status.LOST, text.encode(), host=manager.hello.host))
+        host = manager.hello.host
+        self._end(ended, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
 
     def _give_up(self, name: bytes, reason: str) -> None:
         """Lose a manager that may still be there: its block is ended if no other manager of it is left."""

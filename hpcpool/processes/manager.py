@@ -222,14 +222,14 @@ class Manager:
                 self._interchange_ended()
 
     def _hear_interchange(self) -> None:
-        for header, frames in self._stream.receive():
+        try:
+            batches = [deal_frames(to_manager.decode(header), frames) for header, frames in self._stream.receive()]
+        except MessageError as error:
+            log.error("block=%s interchange sent a malformed message and is left: %s", self._block, error)
+            self._leave(signal.SIGKILL)
+            return
+        for batch in batches:
             self._last_heard = time.monotonic()
-            try:
-                batch = deal_frames(to_manager.decode(header), frames)
-            except MessageError as error:
-                log.error("block=%s interchange sent a malformed message and is left: %s", self._block, error)
-                self._leave(signal.SIGKILL)
-                return
             arrived = []
             for message, its_frames in batch:
                 if type(message) is Task:

@@ -34,13 +34,22 @@ def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
             case Status.TIMED_OUT:
                 return None, TaskTimeout(f"{name} ran longer than its timeout on {outcome.host} and was ended")
             case Status.KILLED:
-                return None, TaskKilled(f"{name} was ended by kill()")
+                return None, _killed_error(name)
             case Status.LOST:
                 return None, NodeLost(f"{name}: {lost}")
             case _:
                 return None, _crash_error(outcome, name)
 
     return opener
+
+
+def killed(name: str) -> Opener:
+    """Open as a call that was ended by `kill()`."""
+    return lambda: (None, _killed_error(name))
+
+
+def _killed_error(name: str) -> TaskKilled:
+    return TaskKilled(f"{name} was ended by kill()")
 
 
 def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
@@ -168,5 +177,5 @@ def has_failed(future: Future[Any]) -> bool:
 
 def payload_of(future: Future[Any]) -> Payload:
     """Return a finished future's result, as it came if that is still there."""
-    payload = future._payload if isinstance(future, TaskFuture) else None
-    return payload if payload is not None else pickle_value(future.result())
+    payload = future._pass_on() if isinstance(future, TaskFuture) else None
+    return payload if payload is not None else pickle_value(future.result(), is_captured=True)

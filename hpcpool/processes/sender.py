@@ -6,7 +6,7 @@ Used by the client's I/O thread, and by a submitting thread when the pool is idl
 from __future__ import annotations
 
 import threading
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 from hpcpool.core.priority_queue import PriorityQueue
@@ -66,17 +66,21 @@ class Sender:
             self._out.append(message)
 
     def send_at_once(self, ticket: Ticket) -> bool:
-        """Send a ticket if nobody else is sending and nothing waits to be sent; else return False. Never waits."""
-        if not self._lock.acquire(blocking=False):
-            return False
-        try:
-            if self._out or self._stream.wants_to_write:
+        """Send a ticket from a user's thread if nothing is to be sent before it; else return False. Never waits.
+
+        Ctrl-C may strike anywhere in here: the task is sent whole or not at all then, and the counts of what is in
+        flight allow for both.
+        """
+        with self._lock:
+            if self._out or self._stream.wants_to_write or not self._blobs.knows(ticket.blobs):
                 return False
-            self._write(ticket)
-            self._flush()
+            task, frames, size = _message(ticket, self._crash_limit)
+            if frames:
+                return False
+            self._blobs.use(ticket.blobs)
+            self._note_on_its_way(ticket, size)
+            self._stream.send_interruptibly(encode([task]))
             return True
-        finally:
-            self._lock.release()
 
     def send(self, ready: PriorityQueue[Ticket], pending: Container[int]) -> None:
         """Send what is ready (and still pending) as far as there is room, a message for each batch."""
@@ -100,31 +104,17 @@ class Sender:
                     self._out += self._blobs.release(ticket.blobs)
 
     def _write(self, ticket: Ticket) -> None:
-        options = ticket.options
-        packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
-        keys: tuple[bytes, ...] = ()
-        if ticket.blobs:
-            keys = tuple(blob.key for blob in ticket.blobs)
-            self._out += self._blobs.use(ticket.blobs)
-        self._out.append(
-            Task(
-                ticket.id,
-                packed.data,
-                packed.layout,
-                len(packed.frames),
-                keys,
-                options.priority,
-                options.timeout_s,
-                options.crash_limit or self._crash_limit,
-            )
-        )
-        ticket.sent_bytes = 1 + len(packed.data)
-        if packed.frames:
-            self._out_frames.extend(packed.frames)
-            ticket.sent_bytes += sum(memoryview(frame).nbytes for frame in packed.frames)
+        task, frames, size = _message(ticket, self._crash_limit)
+        self._out += self._blobs.use(ticket.blobs)
+        self._out.append(task)
+        self._out_frames += frames
+        self._note_on_its_way(ticket, size)
+
+    def _note_on_its_way(self, ticket: Ticket, size: int) -> None:
+        ticket.sent_bytes = size
         self.in_flight += 1
-        self._in_flight_bytes += ticket.sent_bytes
-        if not options.retries:
+        self._in_flight_bytes += size
+        if not ticket.options.retries:
             ticket.call, ticket.parts = SENT, []
 
     def _flush(self) -> None:
@@ -133,3 +123,22 @@ class Sender:
             self._out, self._out_frames = [], []
         elif self._stream.wants_to_write:
             self._stream.flush()
+
+
+def _message(ticket: Ticket, crash_limit: int) -> tuple[Task, Sequence[Any], int]:
+    """Return what tells the interchange of a ticket, the frames that go with it, and the bytes of both (at least 1)."""
+    options = ticket.options
+    packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
+    frames = packed.frames
+    task = Task(
+        ticket.id,
+        packed.data,
+        packed.layout,
+        len(frames),
+        tuple(blob.key for blob in ticket.blobs) if ticket.blobs else (),
+        options.priority,
+        options.timeout_s,
+        options.crash_limit or crash_limit,
+    )
+    size = 1 + len(packed.data) + sum(memoryview(frame).nbytes for frame in frames)
+    return task, frames, size

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
-from hpcpool.wire.messages import encode
+from hpcpool.wire.messages import MessageError, encode
 from hpcpool.wire.stream import Message, Stream
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class Streams:
         if events & READ:
             try:
                 messages = stream.receive()
-            except (MemoryError, OverflowError):
-                log.error("stream=%r announces a message larger than any memory, closed", name)
+            except MessageError as error:
+                log.error("stream=%r closed: %s", name, error)
                 on_messages(name, [], False)
             else:
                 on_messages(name, messages, stream.is_open)

@@ -95,6 +95,8 @@ class TaskFuture(Future[T], Generic[T]):
     _error: BaseException | None = None
     #: The result as it came, while it can be passed on as it is.
     _payload: Payload | None = None
+    #: Calls that depend on this one have been given `_payload`, so the value must not share memory with it.
+    _is_passed_on = False
     #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
     _root: Future[Any] | None = None
     _chain: tuple[str, ...] = ()
@@ -132,15 +134,17 @@ class TaskFuture(Future[T], Generic[T]):
         """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks."""
         if not super().cancel():
             return False
-        if self._controller is not None and self._state == CANCELLED:
-            self._controller.cancel(self._task)
+        controller = self._controller  # the client takes it away when the call is over
+        if controller is not None and self._state == CANCELLED:
+            controller.cancel(self._task)
         return True
 
     def kill(self) -> bool:
         """End the call even if it runs: its worker is killed and replaced, and `result()` raises `TaskKilled`.
 
         Returns:
-            False if the call had already finished. A call that does not run yet is cancelled.
+            False if the call had already finished. A call that does not run yet is cancelled. A call that is killed
+            is not tried again; one that finishes in the same moment keeps its outcome.
 
         Example:
             >>> import time, hpcpool
@@ -153,9 +157,10 @@ class TaskFuture(Future[T], Generic[T]):
         """
         if self.cancel():
             return True
-        if self.done() or self._controller is None:
+        controller = self._controller
+        if self.done() or controller is None:
             return False
-        self._controller.kill(self._task)
+        controller.kill(self._task)
         return True
 
     def cancelled(self) -> bool:
@@ -193,8 +198,13 @@ class TaskFuture(Future[T], Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`."""
-        self._wait(timeout)
-        return self._exception
+        try:
+            self._wait(timeout)
+            if self._is_sealed:
+                self._unseal()
+            return self._error
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - the frames of the error lead here
 
     def _wait(self, timeout_s: float | None) -> None:
         if self._state == FINISHED:
@@ -264,22 +274,47 @@ class TaskFuture(Future[T], Generic[T]):
                     raise
                 LOGGER.exception("exception calling callback for %r", self)
 
+    def _pass_on(self) -> Payload | None:
+        """Return the result as it came, for another call's argument; None if only the value is left."""
+        with _quick[0]:
+            self._is_passed_on = True
+            return self._payload
+
     @property
     def _has_failed(self) -> bool:
         """Whether it finished without a result, as far as can be said without opening the result."""
         with _quick[0]:
             return self._state in _CANCELLED or (self._opener if self._is_sealed else self._error) is not None
 
-    def _start(self) -> None:
-        """Note that the call runs, so that it can no longer be cancelled."""
+    def _start(self) -> bool:
+        """Note that the call runs, so that it can no longer be cancelled; False if it is over."""
         with self._condition:
             if self._state == PENDING:
                 self._state = RUNNING
+            return self._state == RUNNING
+
+    def _try_again(self) -> None:
+        """Note that the call waits for another attempt, so that it can be cancelled again."""
+        self._attempt += 1
+        with self._condition:
+            if self._state == RUNNING:
+                self._state = PENDING
+
+    def _withdraw(self) -> None:
+        """Cancel the call, even one that has run and waits for another attempt, and tell those who wait."""
+        self._controller = None
+        with self._condition:
+            if self._state == RUNNING:
+                self._state = PENDING
+        super().cancel()
+        self._acknowledge_cancel()
 
     def _acknowledge_cancel(self) -> None:
         """Tell those who wait that the cancellation is final."""
         if self._state == CANCELLED:
-            self.set_running_or_notify_cancel()
+            with self._condition:
+                if self._state == CANCELLED:  # two threads may say so
+                    self.set_running_or_notify_cancel()
 
     def _unseal(self) -> None:
         """Open the outcome, once: in the first thread that asks, while others wait for it."""
@@ -297,27 +332,39 @@ class TaskFuture(Future[T], Generic[T]):
             return
         try:
             self._open()
-        except BaseException:  # Ctrl-C while it is opened: the next who asks tries again
+            with _quick[0]:
+                self._is_sealed, self._opener = False, None
+        finally:  # after Ctrl-C the next who asks tries again
             self._opening = None
             if self._lazy_condition is not None:
                 with self._lazy_condition:
                     self._lazy_condition.notify_all()
-            raise
-        with _quick[0]:
-            self._is_sealed, self._opening, self._opener = False, None, None
-            condition = self._lazy_condition
-        if condition is not None:
-            with condition:
-                condition.notify_all()
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - the frames of the error lead here
 
     def _open(self) -> None:
-        payload = self._payload
-        if self._opener is not None:
-            self._value, self._error = self._opener()
-        elif payload is not None:
-            self._value, self._error = open_result(payload)
-            if len(payload.data) > _KEPT_BYTES:
+        try:
+            if self._opener is not None:
+                self._value, self._error = self._opener()
+            else:
+                self._open_payload()
+        finally:
+            self = None  # type: ignore[assignment]  # noqa: PLW0642 - the frames of the error lead here
+
+    def _open_payload(self) -> None:
+        with _quick[0]:
+            payload = self._payload
+            if payload is None:
+                return
+            if payload.buffers or len(payload.data) > _KEPT_BYTES:
                 self._payload = None
+            is_shared = self._is_passed_on
+        try:
+            # The user may change a value that shares memory with its buffers; other calls are to get it as it came.
+            buffers = [bytearray(buffer) for buffer in payload.buffers] if is_shared else payload.buffers
+            self._value, self._error = open_result(Payload(payload.data, buffers))
+        except BaseException:
+            self._payload = payload
+            raise
 
     # What the standard library looks at from outside (wait, as_completed, add_done_callback, asyncio).
     # To a type checker they are the attributes that they override, or `as_completed` would refuse a TaskFuture.

@@ -29,7 +29,7 @@ class CallOptions(NamedTuple):
 class Ticket:
     """One pending call."""
 
-    __slots__ = ("blobs", "call", "future", "id", "options", "parts", "sent_bytes", "waiting")
+    __slots__ = ("blobs", "call", "future", "id", "is_killed", "options", "parts", "sent_bytes", "waiting")
 
     def __init__(
         self, future: TaskFuture[Any], call: Payload, options: CallOptions, blobs: tuple[Blob, ...] = ()
@@ -39,6 +39,8 @@ class Ticket:
         self.call = call
         self.options = options
         self.blobs = blobs
+        #: The user has killed it: it is not tried again.
+        self.is_killed = False
         #: The results that the call depends on, in placeholder order; None: not there yet.
         self.parts: list[Payload | None] = _NOTHING
         #: The futures whose results are not there yet, and the place of each in `parts`.

@@ -233,9 +233,13 @@ def pickle_call(
     return PickledCall(payload, futures)
 
 
-def pickle_value(value: Any) -> Payload:
-    """Pickle a call's result, or any single object without futures in it; large buffers in it are not copied."""
-    payload, futures = _pickle(value, _NO_REFERENCES, is_captured=False)
+def pickle_value(value: Any, *, is_captured: bool = False) -> Payload:
+    """Pickle a call's result, or any single object without futures in it.
+
+    Args:
+        is_captured: copy large buffers, as the user may change them while the payload waits.
+    """
+    payload, futures = _pickle(value, _NO_REFERENCES, is_captured)
     if futures:
         raise TypeError("a future cannot be sent back as (part of) a result; return its value, or use join()")
     return payload

@@ -13,14 +13,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_SIZES = struct.Struct("!II")  # bytes of the header, number of frames
+from hpcpool.wire.messages import MessageError
+
+_SIZES = struct.Struct("!QI")  # bytes of the header, number of frames
 _FRAME = struct.Struct("!Q")
+#: What announces more than this is no message: a peer that is not ours, or out of step.
+_MOST_FRAMES = 1 << 24
+_MOST_BYTES = 1 << 40
 #: Read into a buffer that stays: a new one of this size for each read would cost more than the read.
 _READ_BYTES = 256 * 1024
 #: A frame at least this long is read straight to where it stays.
 _LARGE_BYTES = 64 * 1024
 #: What the kernel should hold for us: a batch of small tasks, so that a busy reader gets many at once.
 _SOCKET_BYTES = 1024 * 1024
+#: The user's program may have SIGPIPE end it, which the death of another process of ours must not bring about.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 #: sendmsg(2) takes at most IOV_MAX (1024) pieces.
 _PIECES = 512
 
@@ -35,8 +42,11 @@ class Stream:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         self._socket = end
-        #: What the kernel has not taken yet.
+        #: What the kernel has not taken yet, besides `_last_word`.
         self._unsent: deque[memoryview] = deque()
+        #: The message that `send_interruptibly` is sending, and the number of its bytes that the kernel has taken.
+        self._last_word: bytes | None = None
+        self._taken: list[int] = []
         self._buffer = bytearray()
         self._scratch = memoryview(bytearray(_READ_BYTES))
         #: A message whose header is here, but not all of its frames.
@@ -50,10 +60,12 @@ class Stream:
     @property
     def wants_to_write(self) -> bool:
         """True while something waits for room."""
-        return bool(self._unsent)
+        return bool(self._unsent) or self._last_word is not None
 
     def send(self, header: bytes, frames: Sequence[Any] = ()) -> None:
         """Send a message, or keep what the kernel does not take for `flush`."""
+        if self._last_word is not None:
+            self._keep_the_rest()
         if frames:
             views = [memoryview(frame).cast("B") for frame in frames]
             sizes = b"".join(_FRAME.pack(view.nbytes) for view in views)
@@ -67,7 +79,7 @@ class Stream:
             return
         # By far the most messages: small, and taken whole by the kernel.
         try:
-            sent = self._socket.send(message)
+            sent = self._socket.send(message, _NO_SIGNAL)
         except BlockingIOError:
             sent = 0
         except (BrokenPipeError, ConnectionResetError):
@@ -75,12 +87,37 @@ class Stream:
         if sent < len(message):
             self._unsent.append(memoryview(message)[sent:])
 
+    def send_interruptibly(self, header: bytes) -> None:
+        """Send a message without frames from a thread in which a signal handler may raise anywhere (Ctrl-C).
+
+        Only while nothing waits to be written. The message goes out whole or not at all, and once: when this is
+        interrupted after the kernel has taken some of it, `flush` sends the rest.
+        """
+        message = _SIZES.pack(len(header), 0) + header
+        self._taken.clear()
+        self._last_word = message
+        try:
+            # Handlers run between bytecodes, so one call must send and note how much was taken.
+            self._taken.extend(map(self._socket.send, (message,), (_NO_SIGNAL,)))
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            pass  # no room; or the peer is gone, and reading will say so
+        self._keep_the_rest()
+
+    def _keep_the_rest(self) -> None:
+        """Put what is left of an interruptible message where the next flush sends it; may be done twice."""
+        if self._last_word is not None:
+            rest = self._last_word[sum(self._taken) :]
+            self._unsent = deque([memoryview(rest)] if rest else [])
+            self._last_word = None
+
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
+        self._keep_the_rest()
         unsent = self._unsent
         while unsent:
             try:
-                sent = self._socket.sendmsg([unsent[index] for index in range(min(len(unsent), _PIECES))])
+                pieces = [unsent[index] for index in range(min(len(unsent), _PIECES))]
+                sent = self._socket.sendmsg(pieces, (), _NO_SIGNAL)
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -96,7 +133,10 @@ class Stream:
                     break
 
     def receive(self) -> list[Message]:
-        """Return the messages that are complete; `is_open` becomes False at the end of the stream."""
+        """Return the messages that are complete; `is_open` becomes False at the end of the stream.
+
+        Raises `MessageError` if what comes is no message, or announces more than there is memory for.
+        """
         messages: list[Message] = []
         while self.is_open:
             partial = self._partial
@@ -138,6 +178,8 @@ class Stream:
                 if len(buffer) - position < _SIZES.size:
                     break
                 header_bytes, count = _SIZES.unpack_from(buffer, position)
+                if header_bytes > _MOST_BYTES or count > _MOST_FRAMES:
+                    raise MessageError(f"{header_bytes} bytes with {count} frames announced")
                 end = position + _SIZES.size + count * _FRAME.size + header_bytes
                 if len(buffer) < end:
                     break
@@ -148,7 +190,7 @@ class Stream:
                     yield header, []
                     continue
                 sizes = [_FRAME.unpack_from(buffer, position + _SIZES.size + i * _FRAME.size)[0] for i in range(count)]
-                self._partial = _Partial(header, sizes)
+                self._partial = _partial(header, sizes)
                 position = end
             position += self._partial.fill(buffer, position)
             if self._partial.missing:
@@ -156,6 +198,15 @@ class Stream:
             done, self._partial = self._partial, None
             yield done.header, list(done.frames)
         del buffer[:position]
+
+
+def _partial(header: bytes, sizes: list[int]) -> _Partial:
+    if sum(sizes) > _MOST_BYTES:
+        raise MessageError(f"frames of {sum(sizes)} bytes announced")
+    try:
+        return _Partial(header, sizes)
+    except MemoryError:
+        raise MessageError(f"no memory for frames of {sum(sizes)} bytes") from None
 
 
 class _Partial:

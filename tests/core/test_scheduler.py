@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hpcpool.core.scheduler import Batch, Request, Scheduler
+from hpcpool.core.scheduler import Batch, End, Ended, Request, Scheduler
 from tests.core.counting import count_calls
 
 A, B, C = b"a", b"b", b"c"
@@ -239,7 +239,7 @@ def test_a_task_is_lost_for_good_after_as_many_losses_as_allowed(loss_limit, rer
         assert made.reruns(1) == number + 1
     made.manager_joined(A, 1, 1)
     made.dispatch()
-    assert made.manager_lost(A) == [1]
+    assert made.manager_lost(A) == [Ended(1, End.LOST)]
     assert made.pending == made.backlog == 0
 
 
@@ -248,6 +248,47 @@ def test_a_manager_is_lost_once():
     made.manager_lost(A)
     assert made.manager_lost(A) == []
     assert (made.slots, made.limit) == (0, 0)
+
+
+# -- killing and withdrawing
+
+
+def test_a_killed_task_that_nobody_holds_is_forgotten():
+    made = scheduler()
+    submit(made, 1)
+    assert made.kill(1) is None
+    assert made.pending == made.backlog == 0
+    assert made.kill(1) is None
+
+
+def test_a_killed_task_does_not_start_again_whatever_was_on_its_way():
+    made = scheduler(a=(4, 4))
+    submit(made, 1, 2, 3, 4, crash_limit=9)
+    made.dispatch()
+    assert [made.kill(task) for task in (1, 2, 3)] == [A, A, A]
+    assert made.returned(A, [1]) == [Ended(1, End.KILLED)]
+    assert not made.crashed(A, 2)
+    assert made.finished(A, 2)
+    assert made.manager_lost(A) == [Ended(3, End.KILLED)]
+    assert made.pending == made.backlog == 1
+
+
+def test_a_killed_task_may_finish():
+    made = scheduler(a=(1, 1))
+    submit(made, 1)
+    made.dispatch()
+    made.kill(1)
+    assert made.finished(A, 1)
+
+
+def test_what_comes_back_after_a_withdrawal_is_withdrawn_too():
+    made = scheduler(a=(4, 4))
+    submit(made, 1, 2, 3, 4, 5)
+    made.dispatch()
+    assert made.withdraw(keep=2) == [5]
+    assert made.returned(A, [4, 3, 2]) == [Ended(4, End.WITHDRAWN), Ended(3, End.WITHDRAWN)]
+    assert made.manager_lost(A) == []  # it runs, for all one knows
+    assert made.pending == made.backlog == 2
 
 
 # -- sharing
@@ -411,6 +452,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.crashes: Counter[int] = Counter()
         self.losses: Counter[int] = Counter()
         self.asked: dict[bytes, int] = {}
+        self.killed: set[int] = set()
+        self.keep: int | None = None
         self.last = 0
 
     def enqueue(self, task, first=False):
@@ -422,6 +465,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def forget(self, task):
         del self.tasks[task]
+        self.killed.discard(task)
         for counter in (self.crashes, self.losses):
             counter.pop(task, None)
 
@@ -454,8 +498,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         del self.managers[name]
         self.asked.pop(name, None)
         mine = self.of(name)
-        lost = self.made.manager_lost(name)
-        assert set(lost) == {task for task in mine if self.losses[task] + 1 > self.loss_limit}
+        ended = self.made.manager_lost(name)
+        lost = {task for task, _ in ended}
+        assert {task for task, end in ended if end is End.LOST} == {
+            task for task in mine if self.losses[task] + 1 > self.loss_limit and task not in self.killed
+        }
+        assert {task for task, end in ended if end is End.KILLED} == self.killed & set(mine)
         for task in reversed(mine):
             del self.held[task]
             self.losses[task] += 1
@@ -497,7 +545,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         task = data.draw(st.sampled_from(sorted(self.held)))
         name = self.held[task]
         self.crashes[task] += 1
-        again = self.crashes[task] < self.tasks[task][1]
+        again = self.crashes[task] < self.tasks[task][1] and task not in self.killed
         assert self.made.crashed(name, task) == again
         del self.held[task]
         if again:
@@ -517,9 +565,22 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.tasks)
     @rule(data=st.data())
+    def a_task_is_killed(self, data):
+        task = data.draw(st.sampled_from(sorted(self.tasks)))
+        holder = self.held.get(task)
+        assert self.made.kill(task) == holder
+        if holder is None:
+            self.waiting.remove(task)
+            self.forget(task)
+        else:
+            self.killed.add(task)
+
+    @precondition(lambda self: self.tasks)
+    @rule(data=st.data())
     def the_rest_is_withdrawn(self, data):
         keep = data.draw(st.sampled_from(sorted(self.tasks)))
         withdrawn = self.made.withdraw(keep)
+        self.keep = keep
         assert sorted(withdrawn) == sorted(task for task in self.waiting if task > keep)
         self.waiting = [task for task in self.waiting if task <= keep]
         for task in withdrawn:
@@ -543,10 +604,17 @@ class SchedulerMachine(RuleBasedStateMachine):
         wanted = self.asked.pop(name)
         mine = self.of(name)
         returned = mine[::-1][: data.draw(st.integers(0, wanted))]
-        self.made.returned(name, returned)
+        ended = dict(self.made.returned(name, returned))
         for task in returned:
             del self.held[task]
-            self.enqueue(task, first=True)
+            wanted_end = End.KILLED if task in self.killed else None
+            if wanted_end is None and self.keep is not None and task > self.keep:
+                wanted_end = End.WITHDRAWN
+            assert ended.get(task) is wanted_end
+            if wanted_end is not None:
+                self.forget(task)
+            else:
+                self.enqueue(task, first=True)
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())

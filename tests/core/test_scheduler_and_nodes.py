@@ -70,7 +70,7 @@ class Cluster:
 
     def lose(self, name: bytes) -> None:
         del self.nodes[name]
-        for task in self.scheduler.manager_lost(name):
+        for task, _ in self.scheduler.manager_lost(name):
             self.ends[task].append("lost")
 
     def submit(self, run_times_s: list[float], crash_share: float = 0.0) -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -197,3 +198,41 @@ def test_ending_the_workers_of_a_pool_that_starts_or_never_started(method):
     getattr(starts, method)()
     assert isinstance(future.exception(PATIENCE_S), BrokenPool)
     getattr(starts, method)()
+
+
+def fail_in_a_moment(runs: Path) -> None:
+    calls.note(runs, "run")
+    time.sleep(0.05)
+    raise ValueError("again")
+
+
+def test_calls_that_wait_for_another_attempt_are_cancelled_with_the_rest(tmp_path):
+    pool = HPCPoolExecutor(2)
+    futures = [pool.options(retries=10_000).submit(fail_in_a_moment, tmp_path / "runs") for _ in range(8)]
+    until(lambda: all(future.info.attempt > 1 for future in futures))
+    pool.shutdown(wait=False, cancel_futures=True)
+    for future in futures:
+        future.kill()
+    done, not_done = concurrent.futures.wait(futures, timeout=PATIENCE_S)
+    assert not_done == set()
+    assert all(future.cancelled() or isinstance(future.exception(), (TaskKilled, ValueError)) for future in done)
+    pool.shutdown()
+
+
+def test_a_call_that_waits_for_another_attempt_can_be_cancelled(pool, tmp_path):
+    future = pool.options(retries=10_000).submit(fail_in_a_moment, tmp_path / "runs")
+    until(future.running)
+    until(future.cancel)
+    assert concurrent.futures.wait([future], timeout=PATIENCE_S).not_done == set()
+
+
+def test_a_killed_call_is_not_tried_again(pool, tmp_path):
+    """Whether it runs, has just failed, or waits for the next attempt."""
+    for round_number in range(20):
+        runs = tmp_path / str(round_number)
+        future = pool.options(retries=10_000, crash_limit=10_000).submit(fail_in_a_moment, runs)
+        until(runs.exists)
+        time.sleep(0.045 + 0.001 * (round_number % 10))
+        assert future.kill()
+        assert concurrent.futures.wait([future], timeout=PATIENCE_S).not_done == set()
+        assert future.cancelled() or isinstance(future.exception(), (TaskKilled, ValueError))

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import random
 import socket
+import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpcpool.wire.messages import MessageError
 from hpcpool.wire.stream import Stream
+from tests.interrupts import interrupted_at
 
 Ends = tuple[Stream, Stream]
 
@@ -195,3 +201,61 @@ def test_a_stream_can_be_polled(ends):
     ends[0].close()
     assert ends[0].fileno() == -1
     assert not ends[0].is_open
+
+
+def test_an_interrupted_message_goes_out_once_or_not_at_all():
+    """Wherever Ctrl-C strikes, and whatever the kernel has taken by then."""
+    message = bytes(range(256)) * 4096
+    place, struck = 0, True
+    while struck:
+        place += 1
+        for first, second in open_ends():
+            with contextlib.suppress(KeyboardInterrupt), interrupted_at(place, "wire/stream.py") as interrupter:
+                first.send_interruptibly(message)
+            struck = interrupter.has_struck
+            first.send(b"the next")
+            received = carried(first, second, 1)
+            if received[0] == (message, []):
+                received += carried(first, second, 1) if len(received) < 2 else []
+                received = received[1:]
+            assert received == [(b"the next", [])]
+    assert place > 5
+
+
+def test_what_an_interrupted_message_was_waiting_behind_is_not_lost(ends):
+    first, second = ends
+    message = bytes(5_000_000)
+    first.send_interruptibly(message)
+    assert first.wants_to_write
+    first.send(b"after", [b"frame"])
+    assert carried(first, second, 2) == [(message, []), (b"after", [b"frame"])]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        struct.pack("!QI", 2**50, 0),
+        struct.pack("!QI", 4, 2**32 - 1),
+        struct.pack("!QI", 4, 1) + struct.pack("!Q", 2**63) + b"head",
+        struct.pack("!QI", 4, 2) + struct.pack("!QQ", 2**40, 1) + b"head",
+    ],
+)
+def test_what_announces_more_than_any_message_has_is_none(ends, raw):
+    first, second = ends
+    first._socket.send(raw)
+    with pytest.raises(MessageError, match="announced"):
+        second.receive()
+
+
+def test_the_death_of_the_other_end_does_not_raise_sigpipe():
+    """A user's program may have asked to be ended by it."""
+    code = (
+        "import signal, socket\n"
+        "from hpcpool.wire.stream import Stream\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "first, second = map(Stream, socket.socketpair())\n"
+        "second.close()\n"
+        "first.send(b'x'), first.send(b'x', [b'y']), first.flush()\n"
+        "first.send_interruptibly(b'x'), first.flush()\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -186,6 +186,7 @@ class BlockControl:
     def _start_missing(self, now: float) -> float | None:
         ask_again: float | None = None
         for pool in self._config.node_pools:
+            self._forgive(pool, now)
             decision = plan(self._snapshot(pool), now)
             for _ in range(decision.start):
                 self._start_block(pool, now)
@@ -197,6 +198,14 @@ class BlockControl:
         else:
             self._waiting_since, self._warned = None, False
         return ask_again
+
+    def _forgive(self, pool: NodePool, now: float) -> None:
+        """Forget a pool's failures once a block that was started after the last of them has proved itself."""
+        if self._failures.get(pool.name) and any(
+            block.pool is pool and block.registered and self._failed_at[pool.name] < block.started_at < now - _EARLY_S
+            for block in self._blocks.values()
+        ):
+            self._failures[pool.name] = 0
 
     def _snapshot(self, pool: NodePool) -> PoolSnapshot:
         return PoolSnapshot(

@@ -123,6 +123,31 @@ def test_a_second_ctrl_c_in_a_program_without_a_with_block_kills(tmp_path):
         until_nothing_is_left(processes, directory)
 
 
+def test_ctrl_c_in_a_terminal_reaches_the_program_only(tmp_path):
+    """With a real terminal: the pool's processes are not in its foreground group, so no call is interrupted."""
+    (tmp_path / "with.py").write_text(WITH)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        os.execve(sys.executable, [sys.executable, str(tmp_path / "with.py"), str(tmp_path)], environment)
+    try:
+        read_until(terminal, b"busy")
+        processes, directory = psutil.Process(pid).children(recursive=True), Pool.below(pid).directory
+        os.write(terminal, b"\x03")
+        (tmp_path / "gate").touch()
+        out = read_until(terminal, b"cancelled")
+        assert b"interrupted" in out
+        assert b"running NoneType" in out
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        pid = 0
+        until_nothing_is_left(processes, directory)
+    finally:
+        os.close(terminal)
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
 def test_a_terminal_that_is_closed_ends_everything(tmp_path):
     (tmp_path / "with.py").write_text(WITH)
     pid, terminal = pty.fork()
@@ -142,8 +167,11 @@ def read_until(terminal: int, word: bytes) -> bytes:
     read, deadline = b"", time.monotonic() + PATIENCE_S
     while word not in read:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
-        assert ready, read
-        read += os.read(terminal, 4096)
+        assert ready, f"no {word!r} in {read!r}"
+        try:
+            read += os.read(terminal, 4096)
+        except OSError as error:  # EIO: nobody has the terminal open any more
+            raise AssertionError(f"the program ended without {word!r}: {read!r}") from error
     return read
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pickle
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -35,6 +36,8 @@ _KILL = 9
 _TERMINATE = 15
 
 _NO_OPTIONS = CallOptions()
+#: Bytes. A function is one piece of a message, and MessagePack's longest has 2**32 - 1.
+_LARGEST_FUNCTION = 2**32 - 1
 
 
 class HPCPoolExecutor(Calls):
@@ -128,6 +131,11 @@ class HPCPoolExecutor(Calls):
         if function is None:
             return (*pickle_call(fn, args, kwargs), ())
         blob = self._functions.blob_of(function)
+        if len(blob.data) > _LARGEST_FUNCTION:
+            raise pickle.PicklingError(
+                f"{_name_of(fn)} takes {len(blob.data)} bytes along in its closure and the globals that it names, and "
+                f"at most {_LARGEST_FUNCTION} can be sent with a function: pass large data as arguments"
+            )
         references = {id(function): (load_function, (blob.key,))}
         return (*pickle_call(fn, args, kwargs, references), (blob,))
 

@@ -1085,6 +1085,15 @@ def test_map_results_do_not_keep_the_executor_alive():
     assert list(results) == list(range(100))
 
 
+def test_a_function_that_takes_too_much_along_says_so(pool: HPCPoolExecutor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hpcpool.executor._LARGEST_FUNCTION", 100_000)
+    data = bytes(200_000)
+    error = pool.submit(lambda: len(data)).exception()
+    assert isinstance(error, pickle.PicklingError)
+    assert "pass large data as arguments" in str(error)
+    assert pool.submit(lambda: 1).result() == 1
+
+
 # What is kept alive
 
 

@@ -90,7 +90,7 @@ def peer(pool, tmp_path):
 
 def framed(header: bytes, *frames: bytes) -> bytes:
     sizes = b"".join(struct.pack("!Q", len(frame)) for frame in frames)
-    return struct.pack("!II", len(header), len(frames)) + sizes + header + b"".join(frames)
+    return struct.pack("!QI", len(header), len(frames)) + sizes + header + b"".join(frames)
 
 
 JUNK = {
@@ -104,8 +104,8 @@ JUNK = {
     "frames that nobody names": framed(encode([hello()]), b"more", b"and more"),
     "frames that are not there": framed(encode([Outcome(1, Status.OK, frames=3)])),
     "a negative number of frames": framed(encode([Outcome(1, Status.OK, frames=-1)])),
-    "an endless frame": struct.pack("!IIQ", 0, 1, 2**64 - 1),
-    "very many endless frames": struct.pack("!II", 0, 1000) + struct.pack("!Q", 2**62) * 1000,
+    "an endless frame": struct.pack("!QIQ", 0, 1, 2**64 - 1),
+    "very many endless frames": struct.pack("!QI", 0, 1000) + struct.pack("!Q", 2**62) * 1000,
     "deep nesting": framed(b"\x91" * 100_000),
     "a number beyond all": framed(msgspec.msgpack.encode([[20, 2**64 - 1, 2**64 - 1]])),
 }

@@ -20,7 +20,6 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from hpcpool.config import Config
-from hpcpool.core.dependencies import Dependencies
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.errors import BrokenPool, PayloadError
 from hpcpool.processes import lifecycle, outcomes
@@ -28,6 +27,7 @@ from hpcpool.processes.interchange_process import InterchangeProcess
 from hpcpool.processes.sender import Sender
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions, Ticket
+from hpcpool.processes.waiting import Waiting, take_results
 from hpcpool.wire.functions import Blob
 from hpcpool.wire.messages import (
     Broken,
@@ -75,7 +75,7 @@ class Client:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._tickets: dict[int, Ticket] = {}
-        self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
+        self._waiting = Waiting(self)
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
         self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
@@ -163,7 +163,7 @@ class Client:
     ) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
         ticket = Ticket(future, call, options, blobs)
-        if dependencies and not self._look_at_dependencies(ticket, dependencies):
+        if dependencies and not take_results(ticket, dependencies):
             return
         with self._door:
             self.check_open()
@@ -243,22 +243,6 @@ class Client:
             except (BlockingIOError, OSError):
                 return  # it is awake already, or has ended
 
-    def _look_at_dependencies(self, ticket: Ticket, dependencies: Sequence[Future[Any]]) -> bool:
-        """Take the results that are there, here in the user's thread: pickling them may run the user's code.
-
-        Returns False if one cannot be pickled; that has failed the ticket.
-        """
-        ticket.parts = [None] * len(dependencies)
-        for index, dependency in enumerate(dependencies):
-            if dependency.done() and not outcomes.has_failed(dependency):
-                if not outcomes.fill(ticket, index, dependency):
-                    return False
-            else:
-                if ticket.waiting is None:
-                    ticket.waiting = {}
-                ticket.waiting[dependency] = index
-        return True
-
     def _broken_error(self) -> BrokenPool:
         assert self._broken is not None
         return outcomes.broken_error(self._broken)
@@ -332,59 +316,31 @@ class Client:
             return
         self._tickets[ticket.id] = ticket
         if ticket.waiting:
-            for dependency in self._graph.add(ticket, ticket.waiting):
-                if not self._is_mine(dependency):
-                    dependency.add_done_callback(self._foreign_done)  # if it is done: now
+            self._waiting.add(ticket)
         else:
-            self._ready.push(ticket, ticket.options.priority)
+            self.is_ready(ticket)
 
-    # -- dependencies --
+    # -- for those who wait --
 
-    def _is_mine(self, future: Future[Any]) -> bool:
-        """True while this thread will be the one to complete the future."""
+    def is_pending(self, future: Future[Any]) -> bool:
+        """Say whether this client's thread will be the one to complete the future."""
         if not isinstance(future, TaskFuture):
             return False
         ticket = self._tickets.get(future._task)
         return ticket is not None and ticket.future is future
 
-    def _foreign_done(self, future: Future[Any]) -> None:
-        """A future that is not ours is done; called in whatever thread completed it."""
-        payload: Payload | BaseException | None = None
-        if not outcomes.has_failed(future):
-            try:
-                payload = outcomes.payload_of(future)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
-                payload = outcomes.without_frames(error)
-        self._put(lambda: self._settle_dependents(future, payload))
+    def is_ready(self, ticket: Ticket) -> None:
+        """Have a ticket sent when there is room."""
+        self._ready.push(ticket, ticket.options.priority)
 
-    def _settle_dependents(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
-        """Go on with the calls that waited for a future: with its result, or without it all the way down."""
-        if isinstance(payload, Payload):
-            for ticket in self._graph.dependents(future):
-                if ticket.waiting is not None:
-                    ticket.parts[ticket.waiting.pop(future)] = payload
-            for ticket in self._graph.done(future):
-                self._ready.push(ticket, ticket.options.priority)
-            return
-        fallen: list[Future[Any]] = [future]
-        while fallen:
-            cause = fallen.pop()
-            for ticket in self._graph.dependents(cause):
-                self._graph.remove(ticket)
-                if payload is not None:
-                    self._drop(ticket)
-                    ticket.future._finish(outcomes.raising(payload))
-                else:
-                    self._end_by_dependency(ticket, cause)
-                fallen.append(ticket.future)
-            payload = None
+    def forget(self, ticket: Ticket) -> None:
+        """Forget a ticket that is over."""
+        self._sender.landed(ticket)
+        self._tickets.pop(ticket.id, None)
 
-    def _end_by_dependency(self, ticket: Ticket, cause: Future[Any]) -> None:
-        self._drop(ticket)
-        if cause.cancelled():
-            ticket.future._withdraw()
-        else:
-            outcomes.fail_by_dependency(ticket.future, cause)
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Have the thread do something."""
+        self._put(action)
 
     # -- receiving --
 
@@ -428,18 +384,18 @@ class Client:
         try:
             payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
         except ValueError as error:
-            self._drop(ticket)
+            self.forget(ticket)
             future._finish(outcomes.raising(PayloadError(f"the outcome of {future._name} is malformed: {error}")))
-            self._settle_dependents(future, None)
+            self._waiting.settle(future, None)
             return
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
-            if self._graph and future in self._graph:
+            if future in self._waiting:
                 future._is_passed_on = True
             has_result = future._succeed(payloads[0], outcome)
-            if self._graph:
-                self._settle_dependents(future, payloads[0] if has_result else None)
+            if self._waiting:
+                self._waiting.settle(future, payloads[0] if has_result else None)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
@@ -451,17 +407,11 @@ class Client:
                 opener, is_retried = outcomes.raising(error), False
             if is_retried:
                 future._try_again()
-                self._ready.push(ticket, ticket.options.priority)
+                self.is_ready(ticket)
                 return
-        self._drop(ticket)
+        self.forget(ticket)
         future._finish(opener, outcome)
-        if self._graph:
-            self._settle_dependents(future, None)
-
-    def _drop(self, ticket: Ticket) -> None:
-        """Forget a ticket that is over."""
-        self._sender.landed(ticket)
-        self._tickets.pop(ticket.id, None)
+        self._waiting.settle(future, None)
 
     # -- cancelling and ending --
 
@@ -479,11 +429,10 @@ class Client:
         ticket = self._tickets.get(task)
         if ticket is None:
             return
-        self._drop(ticket)
-        self._graph.remove(ticket)
+        self.forget(ticket)
+        self._waiting.remove(ticket)
         ticket.future._withdraw()
-        if self._graph:
-            self._settle_dependents(ticket.future, None)
+        self._waiting.settle(ticket.future, None)
 
     def _killed(self, task: int) -> None:
         """The user wants a task ended; one that waits for another attempt ends here."""
@@ -494,10 +443,9 @@ class Client:
         if ticket.sent_bytes:
             self._sender.tell(Kill(task))
             return
-        self._drop(ticket)
+        self.forget(ticket)
         ticket.future._finish(outcomes.killed(ticket.future._name))
-        if self._graph:
-            self._settle_dependents(ticket.future, None)
+        self._waiting.settle(ticket.future, None)
 
     def _withdraw(self) -> None:
         """Cancel all calls that do not run: those here at once, those on their way when the interchange says so."""
@@ -517,7 +465,7 @@ class Client:
                 self._broken = broken
                 self._closing = True
         tickets, self._tickets = self._tickets, {}
-        self._graph = Dependencies()
+        self._waiting.clear()
         for ticket in tickets.values():
             self._finish_broken(ticket)
 

@@ -1,0 +1,120 @@
+"""Calls of one client that wait for the results of others. What they do when those are there is the client's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from hpcpool.core.dependencies import Dependencies
+from hpcpool.processes import outcomes
+from hpcpool.processes.task_future import TaskFuture
+from hpcpool.processes.ticket import Ticket
+from hpcpool.wire.payload import Payload
+
+
+class _Client(Protocol):
+    def is_pending(self, future: Future[Any]) -> bool:
+        """Say whether the client's own thread will be the one to complete this future."""
+
+    def is_ready(self, ticket: Ticket) -> None:
+        """All that the ticket waited for is there."""
+
+    def forget(self, ticket: Ticket) -> None:
+        """The ticket is over."""
+
+    def call_soon(self, action: Callable[[], None]) -> None:
+        """Have the client's own thread do something; called from any thread."""
+
+
+def take_results(ticket: Ticket, dependencies: Sequence[Future[Any]]) -> bool:
+    """Take the results that are there, in the user's thread: pickling them may run the user's code.
+
+    Returns False if one cannot be pickled; that has failed the ticket.
+    """
+    ticket.parts = [None] * len(dependencies)
+    for index, dependency in enumerate(dependencies):
+        if dependency.done() and not outcomes.has_failed(dependency):
+            if not outcomes.fill(ticket, index, dependency):
+                return False
+        else:
+            if ticket.waiting is None:
+                ticket.waiting = {}
+            ticket.waiting[dependency] = index
+    return True
+
+
+class Waiting:
+    """Tickets and the futures whose results they lack. Belongs to the client's thread."""
+
+    def __init__(self, client: _Client) -> None:
+        self._client = client
+        self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
+
+    def __contains__(self, future: Future[Any]) -> bool:
+        """Say whether anybody waits for this future."""
+        return future in self._graph
+
+    def __bool__(self) -> bool:
+        """Say whether anybody waits."""
+        return bool(self._graph)
+
+    def add(self, ticket: Ticket) -> None:
+        """Let a ticket wait for what it lacks."""
+        for dependency in self._graph.add(ticket, ticket.waiting or ()):
+            if not self._client.is_pending(dependency):
+                dependency.add_done_callback(self._foreign_done)  # if it is done: now
+
+    def remove(self, ticket: Ticket) -> None:
+        """The ticket is over; nothing happens if it was not waiting."""
+        self._graph.remove(ticket)
+
+    def clear(self) -> None:
+        """Nobody waits any more."""
+        self._graph = Dependencies()
+
+    def settle(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
+        """Go on with the calls that waited for a future: with its result, or without it all the way down.
+
+        Args:
+            future: it has finished.
+            payload: its result; None: it has none; an error: what its result raised while it was pickled.
+        """
+        if not self._graph:
+            return
+        if isinstance(payload, Payload):
+            for ticket in self._graph.dependents(future):
+                if ticket.waiting is not None:
+                    ticket.parts[ticket.waiting.pop(future)] = payload
+            for ticket in self._graph.done(future):
+                self._client.is_ready(ticket)
+            return
+        fallen: list[Future[Any]] = [future]
+        while fallen:
+            cause = fallen.pop()
+            for ticket in self._graph.dependents(cause):
+                self._graph.remove(ticket)
+                self._client.forget(ticket)
+                _fail(ticket.future, cause, payload)
+                fallen.append(ticket.future)
+            payload = None
+
+    def _foreign_done(self, future: Future[Any]) -> None:
+        """A future that is not the client's is done; called in whatever thread completed it."""
+        payload: Payload | BaseException | None = None
+        if not outcomes.has_failed(future):
+            try:
+                payload = outcomes.payload_of(future)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+                payload = outcomes.without_frames(error)
+        self._client.call_soon(lambda: self.settle(future, payload))
+
+
+def _fail(future: TaskFuture[Any], cause: Future[Any], error: BaseException | None) -> None:
+    """End a call that will not get what it waited for."""
+    if error is not None:
+        future._finish(outcomes.raising(error))
+    elif cause.cancelled():
+        future._withdraw()
+    else:
+        outcomes.fail_by_dependency(future, cause)

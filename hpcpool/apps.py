@@ -24,6 +24,7 @@ from hpcpool.bash import BashResult
 from hpcpool.current import AnyExecutor
 from hpcpool.default_executor import default_executor
 from hpcpool.executor import HPCPoolExecutor
+from hpcpool.naming import name_of
 from hpcpool.options import RetryOn, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
@@ -82,7 +83,7 @@ class App(Generic[T]):
         return (copyreg.__newobj__, (type(self),), {**self.__dict__, "_executor": None})  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return f"<app {_name(self.__wrapped__)}>"
+        return f"<app {name_of(self.__wrapped__)}>"
 
 
 class _WorkerApp(App[T]):
@@ -121,7 +122,7 @@ class _JoinApp(App[Any]):
             with current.inside(executor):
                 return self.__wrapped__(*args, **kwargs)
 
-        call.__qualname__ = _name(self.__wrapped__)
+        call.__qualname__ = name_of(self.__wrapped__)
         return self._with_options(executor).join(call, *args, **kwargs)
 
 
@@ -129,7 +130,7 @@ def _call_by_value(run: Callable[..., T], function: Callable[..., Any]) -> Calla
     def call(*args: Any, **kwargs: Any) -> T:
         return run(function, args, kwargs)
 
-    call.__qualname__ = _name(function)
+    call.__qualname__ = name_of(function)
     return call
 
 
@@ -144,11 +145,6 @@ def _call_by_name(run: Callable[..., T], module: str, qualname: str) -> Callable
 def _is_found_by_name(app: App[Any]) -> bool:
     # With modules registered as "by value", one cannot tell here whether a worker has the app's module.
     return by_value.is_importable(app) and not by_value.has_registered_modules()
-
-
-def _name(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__qualname__", None)
-    return name if isinstance(name, str) else type(function).__qualname__
 
 
 @overload

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import operator
-import os
 from typing import Any, SupportsIndex
 
 from hpcpool.config import Config
+from hpcpool.processes.cores import usable_cores
 
 
 def whole(max_workers: SupportsIndex | None) -> int | None:
@@ -45,7 +45,7 @@ def default_context(max_tasks_per_child: int | None) -> Any:
 
 def count_workers(config: Config, max_workers: int | None) -> int:
     """Return how many workers the pool has at its largest."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     return sum(
         (max_workers or pool.workers_per_node or cores) * pool.nodes_per_block * pool.max_blocks
         for pool in config.node_pools

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
 import weakref
@@ -10,12 +9,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, SupportsIndex, TypeVar
 
-from typing_extensions import ParamSpec
-
 from hpcpool import current
 from hpcpool.arguments import check_workers, count_workers, default_context, whole
 from hpcpool.calls import Calls
 from hpcpool.config import Config, NodePool
+from hpcpool.culprit import note_culprit
+from hpcpool.naming import name_of
 from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
@@ -27,7 +26,6 @@ from hpcpool.wire.messages import Setup
 from hpcpool.wire.payload import Payload, pickle_call
 from hpcpool.wire.setup import local_setup
 
-P = ParamSpec("P")
 T = TypeVar("T")
 Path = str | os.PathLike[str]
 ConfigSource = Config | NodePool | Provider | Path
@@ -70,11 +68,11 @@ class HPCPoolExecutor(Calls):
     def __init__(
         self,
         config: ConfigSource | SupportsIndex | None = None,
-        *,
-        max_workers: SupportsIndex | None = None,
         mp_context: Any = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        *,
+        max_workers: SupportsIndex | None = None,
         max_tasks_per_child: int | None = None,
     ) -> None:
         if isinstance(config, SupportsIndex):
@@ -115,10 +113,11 @@ class HPCPoolExecutor(Calls):
         client = self._client or self._start()
         if self._is_shut_down:
             self._check_open()
-        future: TaskFuture[T] = client.new_future(options.name or _name_of(fn))
+        future: TaskFuture[T] = client.new_future(options.name or name_of(fn))
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
+            note_culprit(error, fn, args, kwargs)
             future._finish(outcomes.raising(outcomes.without_frames(error)))
         else:
             client.submit(future, call, options, dependencies, blobs)
@@ -133,7 +132,7 @@ class HPCPoolExecutor(Calls):
         blob = self._functions.blob_of(function)
         if len(blob.data) > _LARGEST_FUNCTION:
             raise pickle.PicklingError(
-                f"{_name_of(fn)} takes {len(blob.data)} bytes along in its closure and the globals that it names, and "
+                f"{name_of(fn)} takes {len(blob.data)} bytes along in its closure and the globals that it names, and "
                 f"at most {_LARGEST_FUNCTION} can be sent with a function: pass large data as arguments"
             )
         references = {id(function): (load_function, (blob.key,))}
@@ -164,13 +163,20 @@ class HPCPoolExecutor(Calls):
                     self._workers_per_node,
                     "spawn" if self._mp_context is not None and self._start_method_is_spawn() else "fork",
                     self._max_tasks_per_child or 0,
-                    local_setup(self._start_method, self._initializer, self._initargs),
+                    self._local_setup(),
                 )
                 client = Client(self._config, setup, self._max_workers)
                 # Without a reference back: an executor that is dropped lets its client finish and leave.
                 weakref.finalize(self, client.close).atexit = False
                 self._client = client
             return self._client
+
+    def _local_setup(self) -> bytes:
+        try:
+            return local_setup(self._start_method, self._initializer, self._initargs)
+        except Exception as error:
+            error.add_note("hpcpool: this happened while initializer and initargs were pickled for the workers")
+            raise
 
     def _start_method_is_spawn(self) -> bool:
         return bool(self._mp_context.get_start_method() == "spawn")
@@ -200,36 +206,32 @@ class HPCPoolExecutor(Calls):
         self._abort(_KILL, "its workers were killed by kill_workers()")
 
     def _abort(self, signal_number: int, reason: str) -> None:
-        self._is_shut_down = True
-        if self._client is not None and self._client.is_usable:
-            self._client.abort(signal_number, f"the pool cannot go on: {reason}")
-            self._client.join()
+        with lifecycle.fork_lock:
+            self._is_shut_down = True
+        client = self._client
+        if client is not None and client.is_usable:
+            client.abort(signal_number, f"the pool cannot go on: {reason}")
+            client.join()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
         """Shut down. After Ctrl-C what is pending is cancelled; a second Ctrl-C kills what runs."""
         current.leave(self)
-        cancel = kind is not None and issubclass(kind, KeyboardInterrupt)
+        is_interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
         try:
-            self.shutdown(wait=True, cancel_futures=cancel)
+            self._leave(is_interrupted)
         except KeyboardInterrupt:
-            try:
-                if not cancel:
-                    self.shutdown(wait=True, cancel_futures=True)
-                    raise
-            except KeyboardInterrupt:
-                self.kill_workers()
-                raise
             self.kill_workers()
             raise
         return False
 
+    def _leave(self, is_interrupted: bool) -> None:
+        try:
+            self.shutdown(wait=True, cancel_futures=is_interrupted)
+        except KeyboardInterrupt:
+            if not is_interrupted:  # this was the first
+                self.shutdown(wait=True, cancel_futures=True)
+            raise
+
     def __repr__(self) -> str:
         state = "shut down" if self._is_shut_down else "broken" if self._broken else "open"
         return f"<HPCPoolExecutor max_workers={self._max_workers} {state}>"
-
-
-def _name_of(fn: Callable[..., Any]) -> str:
-    while isinstance(fn, functools.partial):
-        fn = fn.func
-    name = getattr(fn, "__qualname__", None)
-    return name if isinstance(name, str) else type(fn).__qualname__

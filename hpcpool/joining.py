@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
+from hpcpool.naming import name_of
 from hpcpool.processes import outcomes
 from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
@@ -24,11 +26,13 @@ def start(
     name: str = "",
 ) -> TaskFuture[Any]:
     """Call `fn` in a thread when the futures in its arguments have finished; return the future of what it returns."""
-    future: TaskFuture[Any] = TaskFuture(name or f"join({getattr(fn, '__qualname__', type(fn).__qualname__)})")
+    future: TaskFuture[Any] = TaskFuture(name or f"join({name_of(fn)})")
     # A join is pending work: the pool does not end before it, and its thread may submit until then.
     hold, client = take_hold(lambda cancel: _pool_closes(future, cancel))
     future.add_done_callback(functools.partial(_let_go, hold, client))
-    _when_done(future, list(futures_in((args, kwargs))), lambda: _in_thread(future, _run, hold, fn, args, kwargs))
+    in_context = functools.partial(contextvars.copy_context().run, fn)  # as if it were called here
+    begin = functools.partial(_in_thread, future, _run, hold, in_context, args, kwargs)
+    _when_done(future, list(futures_in((args, kwargs))), begin)
     return future
 
 

@@ -1,7 +1,9 @@
 """`map`: what it submits and when, and in what order results come. It knows only `submit` and futures.
 
-Input with a length is submitted at once, in the caller's thread, as the standard library does. Input without one, and
-`chunksize="auto"`, are fed by a thread: it reads at most a window ahead of the consumer, and of the calls that finish.
+Input with a length is submitted at once, in the caller's thread, as the standard library does. Of input without one the
+first window is, too: a short one (a file that is closed after the call, a database cursor that belongs to this thread)
+is read as the standard library reads it. What comes after it, and `chunksize="auto"`, are fed by a thread, in a copy of
+the caller's context: it reads at most a window ahead of the consumer, and of the calls that finish.
 
 When the pool closes, a map that nobody has taken a result of is read to its end, so that all its calls run, as in the
 standard library. One that somebody has begun to consume is read as far as its window lets it, and then ends with an
@@ -10,6 +12,7 @@ error: its input may have no end.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import itertools
 import operator
@@ -256,9 +259,12 @@ class _Threaded(_Feed):
         # The pool ends only after the input has been read: what is not read yet is pending work, too.
         self._hold, self._client = hold(lambda cancel: self.cancel() if cancel else self._pool_closes())
         try:
-            threading.Thread(target=self._run, name="hpcpool map", daemon=True).start()
-        except RuntimeError:  # the system has no thread left
-            self._client.release(self._hold)
+            self._read_first_window()
+            if not self.has_ended:
+                run = functools.partial(contextvars.copy_context().run, self._run)
+                threading.Thread(target=run, name="hpcpool map", daemon=True).start()
+        except BaseException:  # the user's input may raise anything; as in the standard library, what is submitted runs
+            self._end()
             raise
 
     def pop(self, timeout_s: float | None) -> Future[Any] | None:
@@ -313,29 +319,48 @@ class _Threaded(_Feed):
                     # Of a known length leave enough chunks that all workers end at about the same time.
                     left = self._total - self._submitted_items
                     self.source.size = max(1, min(self.source.size, left // (self._workers * 4) or 1))
-                self._submitted_items += self.source.size
-                future = self.source.next()
-                if future is None:
+                if not self._submit_one():
                     return
-                with self._changed:
-                    self._unfinished += 1
-                    self._unconsumed += 1
-                    self._keep(future)
-                    self._changed.notify_all()
-                future.add_done_callback(self._one_finished)
-                if self._is_cancelled:  # since it was looked at
-                    future.cancel()
         except BaseException as error:  # noqa: BLE001 - the user's input may raise anything; the consumer sees it
             self._error = error
         finally:
-            with self._changed:
-                self.source.let_go()
-                self.has_ended = True
-                if self._finished is not None:
-                    self._finished.put(None)
-                self._changed.notify_all()
-            self._client.release(self._hold)
-            del self._client, self._hold  # the hold knows this feed: a cycle
+            self._end()
+
+    def _read_first_window(self) -> None:
+        """Submit here, in the caller's thread, as much as may be ahead of a consumer who takes nothing."""
+        if self.source.is_measured:
+            return  # sizes must be measured first
+        for _ in range(self._window):
+            if not self._submit_one():
+                self._end()
+                return
+
+    def _submit_one(self) -> bool:
+        """Submit the next task; False if the input has ended."""
+        self._submitted_items += self.source.size
+        future = self.source.next()
+        if future is None:
+            return False
+        with self._changed:
+            self._unfinished += 1
+            self._unconsumed += 1
+            self._keep(future)
+            self._changed.notify_all()
+        future.add_done_callback(self._one_finished)
+        if self._is_cancelled:  # since it was looked at
+            future.cancel()
+        return True
+
+    def _end(self) -> None:
+        """No more is read: tell the consumer, and let the pool go."""
+        with self._changed:
+            self.source.let_go()
+            self.has_ended = True
+            if self._finished is not None:
+                self._finished.put(None)
+            self._changed.notify_all()
+        self._client.release(self._hold)
+        del self._client, self._hold  # the hold knows this feed: a cycle
 
     def _wait_for_room(self) -> bool:
         """Wait until one more may be submitted; False if none is wanted any more."""

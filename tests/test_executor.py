@@ -1205,3 +1205,18 @@ def test_the_program_that_forks_goes_on_and_its_child_makes_its_own(pool: HPCPoo
     assert second == "[1, 2]"
     assert before.result() == 1
     assert pool.submit(abs, -3).result(timeout=60) == 3
+
+
+def about_its_parent() -> tuple[int, bool, str]:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    return parent.pid or 0, parent.is_alive(), str(parent.name)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_worker_knows_that_it_is_not_the_main_process(method: str):
+    with HPCPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        pid, is_alive, name = pool.submit(about_its_parent).result()
+        assert pid == pool.submit(os.getppid).result()
+        assert is_alive
+        assert name == "MainProcess"

@@ -22,7 +22,7 @@ SOURCE = Path(__file__).resolve().parent.parent / PACKAGE
 MAX_LINES = 550
 
 #: Started on thousands of nodes on a shared file system: each module that they import is read by all of them.
-LEAN = ("processes.worker", "processes.fork_server", "processes.sessions")
+LEAN = tuple(f"processes.{name}" for name in ("worker", "fork_server", "sessions", "start_command", "limits"))
 
 #: What a layer may import of the package, next to itself. The first pattern that matches a module decides its layer;
 #: `x` matches the module or package x and all that is in it.

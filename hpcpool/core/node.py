@@ -21,34 +21,24 @@ from hpcpool.core.orders import (
     Order,
     ReportStarted,
     RetireWorker,
+    Run,
     StartWorker,
     TakeBack,
 )
 from hpcpool.core.pace import node_depth, worker_depth
 
-__all__ = [
-    "Crashed",
-    "End",
-    "EndWorker",
-    "Ended",
-    "Give",
-    "Hopeless",
-    "Node",
-    "Order",
-    "ReportStarted",
-    "RetireWorker",
-    "StartWorker",
-    "TakeBack",
-]
-
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
 #: With a task that has run for so long, no unstarted one stays (seconds).
 LONG_TASK_S = 0.01
+#: A look at the running tasks goes through all workers, so the next comes no sooner than this (seconds) for each.
+TICK_S_PER_WORKER = 1e-5
 #: Moving work between workers costs some tens of microseconds: less work than this (seconds) is not worth it.
 WORTH_MOVING_S = 0.0005
 #: So many workers in a row that die before their first call break the pool.
 START_FAILURE_LIMIT = 3
+#: When the system has no room for another worker, it is asked again after so long (seconds).
+START_AGAIN_S = 1.0
 #: How long a worker that has served enough may take to leave (seconds): exit handlers run in this time.
 LEAVE_S = 5.0
 #: Weight of the newest run time in the moving mean.
@@ -108,6 +98,8 @@ class Node:
         #: Workers in a row that ended before they were ready; that ended without having read the call they were given.
         self._start_failures = 0
         self._barren = 0
+        #: No worker is started before this; None: there is room, as far as is known.
+        self._start_again_at: float | None = None
         self._tick_at: float | None = None
         self._withdrawing = False
         #: How many tasks others have asked for in vain.
@@ -157,9 +149,9 @@ class Node:
         """A worker has sent an outcome; say whether anybody wants it. Call `refill` after a batch of these."""
         worker = self._workers[number]
         given = worker.given
-        if not given or given[0] != task:
+        if task not in given:
             return False
-        given.popleft()
+        given.remove(task)
         mean = self._mean_s
         self._mean_s = elapsed_s if mean is None else mean + _NEWEST * (elapsed_s - mean)
         self._barren = 0
@@ -255,11 +247,22 @@ class Node:
             return [*orders, Hopeless(number)]
         return [*orders, *self._fill(now)]
 
+    def not_started(self, number: int, now: float) -> list[Order]:
+        """The system has no room for this worker: those there are go on, and after a while it is tried again."""
+        worker = self._workers.pop(number)
+        self._usable -= worker.usable
+        self._start_again_at = now + START_AGAIN_S
+        self._tick_by(self._start_again_at)
+        if self._workers:
+            return []
+        self._start_failures += 1
+        return [Hopeless(number)] if self._start_failures >= START_FAILURE_LIMIT else []
+
     def tick(self, now: float) -> list[Order]:
         """Look after the running tasks: report, take back what waits behind them, end what is over its time."""
         self._tick_at = None
         orders: list[Order] = []
-        started: list[int] = []
+        started: list[Run] = []
         for worker in self._workers.values():
             if worker.ending is not None:
                 continue
@@ -269,6 +272,14 @@ class Node:
                 orders += self._look_at_leaving(worker, now)
         if started:
             orders.append(ReportStarted(started))
+        if self._start_again_at is not None:
+            if now >= self._start_again_at:
+                self._start_again_at = None
+                orders += self._start_workers(at_least=1)
+            else:
+                self._tick_by(self._start_again_at)
+        if self._tick_at is not None:
+            self._tick_at = max(self._tick_at, now + TICK_S_PER_WORKER * len(self._workers))
         return orders
 
     # -- giving --
@@ -347,7 +358,7 @@ class Node:
         orders: list[Order] = []
         # A worker that leaves is replaced at once, one that has served enough while it runs its last call. The bound is
         # for workers that take long to leave: their replacements must not pile up.
-        while self._usable < wanted and self._leaving < 2 * self.slots:
+        while self._start_again_at is None and self._usable < wanted and self._leaving < 2 * self.slots:
             worker = _Worker(self._next_worker)
             self._workers[worker.number] = worker
             self._next_worker += 1
@@ -397,7 +408,7 @@ class Node:
         if self._tick_at is None or moment < self._tick_at:
             self._tick_at = moment
 
-    def _look_at_running(self, worker: _Worker, started: list[int], now: float) -> list[Order]:
+    def _look_at_running(self, worker: _Worker, started: list[Run], now: float) -> list[Order]:
         task, since = worker.given[0], worker.since
         timeout_s = self._timeouts.get(task)
         if timeout_s is not None:
@@ -414,7 +425,7 @@ class Node:
             return self._end(worker, End.DROPPED)
         elif not worker.reported:
             worker.reported = True
-            started.append(task)
+            started.append(Run(task, worker.number, since))
         return orders
 
     def _look_at_leaving(self, worker: _Worker, now: float) -> list[Order]:

@@ -45,10 +45,18 @@ class RetireWorker(NamedTuple):
     worker: int
 
 
+class Run(NamedTuple):
+    """A task that runs: on this worker, since then (seconds, the node's clock)."""
+
+    task: int
+    worker: int
+    since: float
+
+
 class ReportStarted(NamedTuple):
     """Tell the client that these tasks run."""
 
-    tasks: list[int]
+    runs: list[Run]
 
 
 class Crashed(NamedTuple):

@@ -11,7 +11,6 @@ import math
 import os
 import queue
 import selectors
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import NamedTuple
 from hpcpool.config import Config, NodePool
 from hpcpool.core.scaling import PoolSnapshot, plan
 from hpcpool.processes import sessions
+from hpcpool.processes.start_command import start_command
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, SubmitError
 
 log = logging.getLogger(__name__)
@@ -237,13 +237,11 @@ class BlockControl:
         self._blocks[name] = _Block(name, pool, driver, job, now, stderr)
 
     def _request(self, pool: NodePool, driver: Driver, name: str, stderr: str) -> BlockRequest:
-        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
         descriptors = self._surroundings.descriptors if driver.is_local else (-1, -1)
-        command = (sys.executable, "-P", start, "manager", self._surroundings.connection_file, name)
         return BlockRequest(
             block_id=name,
             nodes=pool.nodes_per_block,
-            command=(*command, *map(str, descriptors)),
+            command=tuple(start_command("manager", self._surroundings.connection_file, name, *descriptors)),
             cwd=os.getcwd(),
             stdout=1 if driver.is_local else f"{stderr.removesuffix('.err')}.out",
             stderr=stderr,

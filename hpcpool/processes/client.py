@@ -25,7 +25,7 @@ from hpcpool.errors import BrokenPool, PayloadError
 from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.interchange_process import InterchangeProcess
 from hpcpool.processes.sender import Sender
-from hpcpool.processes.task_future import TaskFuture
+from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import CallOptions, Ticket
 from hpcpool.processes.waiting import Waiting, take_results
 from hpcpool.wire.functions import Blob
@@ -359,10 +359,10 @@ class Client:
 
     def _on_message(self, message: ToClient) -> None:
         match message:
-            case Started(ids=tasks):
-                for task in tasks:
-                    if (ticket := self._tickets.get(task)) is not None:
-                        ticket.future._start()
+            case Started(runs=runs, host=host):
+                for run in runs:
+                    if (ticket := self._tickets.get(run.id)) is not None:
+                        ticket.future._start_on(host, run)
             case Capacity(limit=limit):
                 self._sender.widen(limit)
             case Withdrawn(ids=tasks):
@@ -384,34 +384,52 @@ class Client:
         try:
             payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
         except ValueError as error:
-            self.forget(ticket)
-            future._finish(outcomes.raising(PayloadError(f"the outcome of {future._name} is malformed: {error}")))
-            self._waiting.settle(future, None)
+            malformed = PayloadError(f"the outcome of {future._name} is malformed: {error}")
+            self._fail(ticket, outcomes.raising(malformed), None)
             return
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
-            if future in self._waiting:
+            is_awaited = future in self._waiting
+            if is_awaited:
                 future._is_passed_on = True
             has_result = future._succeed(payloads[0], outcome)
-            if self._waiting:
+            if is_awaited:
                 self._waiting.settle(future, payloads[0] if has_result else None)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
-        if future._attempt <= ticket.options.retries and not ticket.is_killed:
-            try:
-                is_retried = outcomes.may_retry(outcome, opener, ticket.options.retry_on)
-            except BaseException as error:  # noqa: BLE001 - the user's function
-                error.__cause__ = opener()[1]
-                opener, is_retried = outcomes.raising(error), False
-            if is_retried:
-                future._try_again()
-                self.is_ready(ticket)
-                return
+        is_own_failure = outcome.status in (Status.FAILED, Status.TIMED_OUT)  # crashes and losses have limits elsewhere
+        if is_own_failure and future._attempt <= ticket.options.retries and not ticket.is_killed:
+            self._ask_for_retry(ticket, opener, outcome)
+        else:
+            self._fail(ticket, opener, outcome)
+
+    def _ask_for_retry(self, ticket: Ticket, opener: Opener, outcome: Outcome) -> None:
+        """Find out whether a call is tried again, in a thread of its own: `retry_on` may sleep, or use the pool."""
+
+        def ask() -> None:
+            new_opener, is_retried = outcomes.ask_retry_on(ticket.options.retry_on, opener)
+            self._put(lambda: self._go_on(ticket, new_opener, outcome, is_retried))
+
+        try:
+            threading.Thread(target=ask, name=f"hpcpool retry_on of {ticket.future._name}", daemon=True).start()
+        except RuntimeError:  # no threads any more (see `joining`): better here than not at all
+            ask()
+
+    def _go_on(self, ticket: Ticket, opener: Opener, outcome: Outcome, is_retried: bool) -> None:
+        if self._tickets.get(ticket.id) is not ticket:
+            return  # killed or withdrawn in the meantime
+        if is_retried:
+            ticket.future._try_again()
+            self.is_ready(ticket)
+        else:
+            self._fail(ticket, opener, outcome)
+
+    def _fail(self, ticket: Ticket, opener: Opener, outcome: Outcome | None) -> None:
         self.forget(ticket)
-        future._finish(opener, outcome)
-        self._waiting.settle(future, None)
+        ticket.future._finish(opener, outcome)
+        self._waiting.settle(ticket.future, None)
 
     # -- cancelling and ending --
 
@@ -443,9 +461,7 @@ class Client:
         if ticket.sent_bytes:
             self._sender.tell(Kill(task))
             return
-        self.forget(ticket)
-        ticket.future._finish(outcomes.killed(ticket.future._name))
-        self._waiting.settle(ticket.future, None)
+        self._fail(ticket, outcomes.killed(ticket.future._name), None)
 
     def _withdraw(self) -> None:
         """Cancel all calls that do not run: those here at once, those on their way when the interchange says so."""

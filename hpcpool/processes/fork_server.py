@@ -13,10 +13,12 @@ import selectors
 import signal
 import socket
 import sys
+from collections import deque
 
 from hpcpool.processes import sessions, worker
+from hpcpool.processes.start_command import start_command
 from hpcpool.wire import fork_channel
-from hpcpool.wire.fork_channel import EndWorker, StartWorker, WorkerEnded, WorkerStarted
+from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager, WorkerEnded, WorkerNotStarted, WorkerStarted
 
 #: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
 _VANISH_S = 2.0
@@ -33,6 +35,10 @@ class ForkServer:
 
     def __init__(self, channel: socket.socket, node_directory: str, start_method: str, census: int) -> None:
         self._channel = channel
+        # The manager may be sending when we are: if both waited for the other to read, both would wait for ever.
+        channel.setblocking(False)
+        #: What the channel had no room for, oldest first.
+        self._unsaid: deque[ToManager] = deque()
         self._node_directory = node_directory
         self._start_method = start_method
         self._census = census
@@ -52,8 +58,13 @@ class ForkServer:
             selector.register(self._wake_read, selectors.EVENT_READ)
             try:
                 while True:
-                    for key, _ in selector.select():
+                    watched = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsaid else 0)
+                    selector.modify(self._channel, watched)
+                    for key, events in selector.select():
                         if key.fileobj is self._channel:
+                            self._say_on()
+                            if not events & selectors.EVENT_READ:
+                                continue
                             if (heard := fork_channel.hear_as_fork_server(self._channel)) is None:
                                 return
                             self._obey(*heard)
@@ -64,6 +75,19 @@ class ForkServer:
                 return
             finally:
                 sessions.kill_descendants(_VANISH_S)
+
+    def _say(self, message: ToManager) -> None:
+        self._unsaid.append(message)
+        self._say_on()
+
+    def _say_on(self) -> None:
+        """Say what waits, as far as there is room."""
+        while self._unsaid:
+            try:
+                fork_channel.say(self._channel, self._unsaid[0])
+            except BlockingIOError:
+                return
+            self._unsaid.popleft()
 
     def _obey(self, message: StartWorker | EndWorker, descriptors: list[int]) -> None:
         match message:
@@ -85,13 +109,12 @@ class ForkServer:
         try:
             pid = os.fork()
         except OSError as error:  # the system has no room for another process
-            os.write(descriptors[-1], f"hpcpool: no worker can be started: {error}\n".encode())
-            fork_channel.say(self._channel, WorkerEnded(number, 1, False))
+            self._say(WorkerNotStarted(number, str(error)))
             return
         if pid == 0:
             self._become_worker(fork_server, number, *descriptors)
         self._workers[pid] = number
-        fork_channel.say(self._channel, WorkerStarted(number, pid))
+        self._say(WorkerStarted(number, pid))
 
     def _become_worker(self, fork_server: int, number: int, calls: int, link: int, stderr: int) -> None:
         """Turn this fresh fork into a worker; never returns."""
@@ -106,9 +129,7 @@ class ForkServer:
             if self._start_method == "spawn":
                 os.set_inheritable(calls, True)
                 os.set_inheritable(link, True)
-                start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
-                arguments = ["worker", str(number), self._node_directory, str(calls), str(link)]
-                os.execv(sys.executable, [sys.executable, "-P", start, *arguments])
+                os.execv(sys.executable, start_command("worker", number, self._node_directory, calls, link))
             _name_process("hpcpool-worker")
             worker.serve(number, self._node_directory, socket.socket(fileno=calls), socket.socket(fileno=link))
         except BaseException:  # noqa: BLE001 - a fork must never run on in the fork server's own loop
@@ -136,7 +157,7 @@ class ForkServer:
             sessions.kill_orphans(worker.mark(self._node_directory, number), self._workers)
         oom_kills = _oom_kills()
         out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
-        fork_channel.say(self._channel, WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
+        self._say(WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
 
 
 def _name_process(name: str) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 from hpcpool.processes import sessions
+from hpcpool.processes.start_command import start_command
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager
 
@@ -21,10 +20,9 @@ class ForkServerHandle:
 
     def __init__(self, directory: str, start_method: str, census: int) -> None:
         self._channel, end = fork_channel.channel()
-        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
         with end:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", start, "fork-server", str(end.fileno()), directory, start_method, str(census)],
+                start_command("fork-server", end.fileno(), directory, start_method, census),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
             )

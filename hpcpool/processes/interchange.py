@@ -323,10 +323,10 @@ class Interchange:
                 self._register(name, manager, message)
             case Capacity(slots=slots, limit=limit):
                 self._offer(name, manager, slots, limit)
-            case Started(ids=tasks):
-                mine = [task for task in tasks if self._scheduler.manager_of(task) == name]
+            case Started(runs=runs, host=host):
+                mine = [run for run in runs if self._scheduler.manager_of(run.id) == name]
                 if mine:
-                    self._to_client.append(Started(mine))
+                    self._to_client.append(Started(mine, host))
             case Returned(ids=tasks):
                 self._end(self._scheduler.returned(name, tasks))
             case Withdrawn(ids=tasks):
@@ -414,6 +414,9 @@ class Interchange:
         now = time.monotonic()
         if now < self._look_again_at:
             return
+        if self._look_again_at and now > self._look_again_at + self._config.heartbeat_period_s:
+            for manager in self._managers.values():
+                manager.last_heard = now  # we have not been running ourselves (SIGSTOP, a frozen container)
         self._look_again_at = now + self._config.heartbeat_period_s
         silent = [
             (name, now - manager.last_heard)

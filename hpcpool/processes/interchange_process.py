@@ -14,6 +14,7 @@ from multiprocessing import spawn
 from hpcpool.config import Config
 from hpcpool.errors import ConfigError
 from hpcpool.processes import sessions
+from hpcpool.processes.start_command import start_command
 from hpcpool.wire.stream import Stream
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
@@ -46,13 +47,12 @@ class InterchangeProcess:
         # Held open by every process of the pool on this host: its EOF means that the last of them has gone.
         self._census, their_census = os.pipe()
         user_stderr = _duplicate_stderr()
-        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
         inherited = (their_end.fileno(), user_stderr, their_census)
         executable = os.fsdecode(spawn.get_executable())
         try:
             with open(self._log_path, "wb") as log_file:
                 self._process = subprocess.Popen(
-                    [executable, "-P", start, "interchange", self.directory, *map(str, inherited)],
+                    start_command("interchange", self.directory, *inherited, executable=executable),
                     # Without the mark of a worker that this may run in: it ends in order when its client does.
                     env={name: value for name, value in os.environ.items() if name != sessions.MARK},
                     stdin=subprocess.DEVNULL,
@@ -122,7 +122,14 @@ def _make_run_directory(parent: str | None) -> str:
     # the case that $TMPDIR is too long.
     places = (sessions.node_directory(), None, "/tmp") if parent is None else (parent,)
     for place in places:
-        directory = tempfile.mkdtemp(prefix="hpcpool-", dir=place)
+        try:
+            directory = tempfile.mkdtemp(prefix="hpcpool-", dir=place)
+        except OSError as error:
+            if parent is None:
+                raise
+            raise ConfigError(
+                f"run_dir {parent!r} cannot be used: {error.strerror}; it must be a folder that you may write to"
+            ) from error
         if len(os.fsencode(os.path.join(directory, "managers.sock"))) <= _SOCKET_PATH_BYTES:
             return directory
         os.rmdir(directory)

@@ -16,6 +16,13 @@ def raise_file_limit() -> None:
             return  # macOS reports an unlimited hard limit that it does not grant
 
 
+def limit_open_files(count: int) -> None:
+    """Set what this process may have open, as far as the hard limit goes, for it and for what it starts."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    is_within = hard == resource.RLIM_INFINITY or 0 <= count <= hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count if is_within else hard, hard))
+
+
 def spare_the_collector() -> None:
     """Look for cycles rarely: what is imported stays, and messages and tasks form none."""
     gc.freeze()

@@ -18,18 +18,19 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from hpcpool.core import node
+from hpcpool.core import orders
 from hpcpool.core.node import Node
 from hpcpool.processes import sessions
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.cores import usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
-from hpcpool.wire.fork_channel import WorkerEnded, WorkerStarted
+from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import is_announced
 from hpcpool.wire.messages import (
     Broken,
@@ -45,6 +46,7 @@ from hpcpool.wire.messages import (
     Refused,
     Register,
     Returned,
+    Run,
     Started,
     Status,
     Stop,
@@ -68,7 +70,7 @@ _LEAVE_S = 5.0
 _END_S = 1.0
 #: How long the interchange may take to answer the first message (seconds).
 _WELCOME_S = 60.0
-_STATUS_OF_END = {node.End.TIMED_OUT: Status.TIMED_OUT, node.End.KILLED: Status.KILLED}
+_STATUS_OF_END = {orders.End.TIMED_OUT: Status.TIMED_OUT, orders.End.KILLED: Status.KILLED}
 
 
 def main(argv: list[str]) -> None:
@@ -105,6 +107,8 @@ class Manager:
         self._fork_server = ForkServerHandle(self._directory, connection.start_method, census)
         self._node: Node | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
+        #: What the client has been told of calls that run for a while.
+        self._reported: dict[int, Run] = {}
         self._workers: dict[int, WorkerHandle] = {}
         self._out: list[Any] = []
         self._out_frames: list[Any] = []
@@ -115,7 +119,7 @@ class Manager:
         self._leave_requested = False
         self._has_killed = False
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
-        self._last_sent = self._last_heard = time.monotonic()
+        self._last_sent = self._last_heard = self._last_asked = self._last_look = time.monotonic()
         self._loop = EventLoop()
         self._loop.add(self._fork_server, self._hear_fork_server)
         self._wake_read, self._wake_write = os.pipe()
@@ -132,7 +136,7 @@ class Manager:
         self._loop.add(self._stream, self._on_interchange_ready)
         self._is_full = False
         self._send(hello())
-        self._send(Register(block, socket.gethostname(), os.getpid(), len(os.sched_getaffinity(0))))
+        self._send(Register(block, socket.gethostname(), os.getpid(), usable_cores()))
 
     def leave_soon(self) -> None:
         """Ask the loop to leave; called from a signal handler."""
@@ -155,15 +159,23 @@ class Manager:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        moments = [self._last_sent + self._heartbeat_period_s, self._last_heard + self._heartbeat_timeout_s]
+        moments = [self._heartbeat_at, self._last_heard + self._heartbeat_timeout_s]
         if self._node is not None and self._node.tick_at is not None:
             moments.append(self._node.tick_at)
         if self._leave_by is not None:
             moments.append(self._leave_by)
         return max(0.0, min(moments) - now)
 
+    @property
+    def _heartbeat_at(self) -> float:
+        """When to send a heartbeat: so that the interchange hears of us, and that we hear of it, busy as we may be."""
+        return min(self._last_sent, max(self._last_heard, self._last_asked)) + self._heartbeat_period_s
+
     def _look_at_clock(self) -> None:
         now = time.monotonic()
+        if now - self._last_look > 2 * self._heartbeat_period_s:
+            self._last_heard = now  # we have not been running ourselves (SIGSTOP, a frozen container)
+        self._last_look = now
         if self._node is not None and self._node.tick_at is not None and self._node.tick_at <= now:
             self._obey(self._node.tick(now))
             if returned := self._node.pay_back():
@@ -179,7 +191,8 @@ class Manager:
             log.error("block=%s interchange lost silent_s=%.1f", self._block, now - self._last_heard)
             self._leave(signal.SIGKILL)
             self._last_heard = now
-        elif now - self._last_sent >= self._heartbeat_period_s:
+        elif now >= self._heartbeat_at:
+            self._last_asked = now
             self._send(Heartbeat())
 
     # -- the interchange --
@@ -268,11 +281,11 @@ class Manager:
                 self._obey(self._node.killed(task))
             case Withdraw(keep=keep) if self._node is not None:
                 self._obey(self._node.withdraw())
-                withdrawn, orders = self._node.withdrawn(keep, time.monotonic())
+                withdrawn, next_orders = self._node.withdrawn(keep, time.monotonic())
                 for task in withdrawn:
                     del self._tasks[task]
                 self._send(Withdrawn(withdrawn))
-                self._obey(orders)
+                self._obey(next_orders)
             case GiveBack(count=count) if self._node is not None:
                 returned = self._node.give_back(count)
                 for task in returned:
@@ -284,33 +297,33 @@ class Manager:
             file.write(message.setup)
         self._heartbeat_period_s = message.heartbeat_period_s
         self._heartbeat_timeout_s = message.heartbeat_timeout_s
-        slots = message.workers or len(os.sched_getaffinity(0))
+        slots = message.workers or usable_cores()
         self._node = Node(slots, message.max_tasks_per_child or None)
         log.info("block=%s welcome slots=%d", self._block, slots)
         self._obey(self._node.warm_up())
 
     # -- orders of the node --
 
-    def _obey(self, orders: list[node.Order]) -> None:
-        for order in orders:
+    def _obey(self, given: list[orders.Order]) -> None:
+        for order in given:
             match order:
-                case node.Give(worker, task):
+                case orders.Give(worker, task):
                     self._give(worker, task)
-                case node.StartWorker(worker):
+                case orders.StartWorker(worker):
                     self._start_worker(worker)
-                case node.TakeBack(worker):
+                case orders.TakeBack(worker):
                     self._take_back(worker)
-                case node.EndWorker(worker):
+                case orders.EndWorker(worker):
                     self._fork_server.end_worker(worker, signal.SIGKILL, session=True)
-                case node.RetireWorker(worker):
+                case orders.RetireWorker(worker):
                     self._workers[worker].retire()
-                case node.ReportStarted(tasks):
-                    self._send(Started(tasks))
-                case node.Crashed(worker, task):
+                case orders.ReportStarted(runs):
+                    self._report_started(runs)
+                case orders.Crashed(worker, task):
                     pass  # reported by the caller, which knows how the worker ended
-                case node.Ended(task, reason):
+                case orders.Ended(task, reason):
                     self._report_end(task, reason)
-                case node.Hopeless(worker):
+                case orders.Hopeless(worker):
                     pass  # likewise
 
     def _give(self, number: int, task: int) -> None:
@@ -325,15 +338,33 @@ class Manager:
             return
         self._obey(self._node.taken_back(number, handle.take_back(), time.monotonic()))
 
-    def _report_end(self, task: int, reason: node.End) -> None:
+    def _report_end(self, task: int, reason: orders.End) -> None:
         known = self._tasks.pop(task, None)
         if known is not None:
-            self._send(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname()))
+            self._send(self._with_times(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname())))
+
+    def _report_started(self, runs: list[orders.Run]) -> None:
+        epoch = time.time() - time.monotonic()
+        reports = [Run(task, self._workers[worker].pid, epoch + since) for task, worker, since in runs]
+        self._reported.update((report.id, report) for report in reports)
+        self._send(Started(reports, socket.gethostname()))
+
+    def _with_times(self, outcome: Outcome) -> Outcome:
+        """Add what is known of a run to an outcome that its worker could not make any more."""
+        run = self._reported.pop(outcome.id, None)
+        if run is not None:
+            outcome.pid, outcome.started_at = run.pid, run.started_at
+            outcome.elapsed_s = max(0.0, time.time() - run.started_at)
+        return outcome
 
     # -- workers --
 
     def _start_worker(self, number: int) -> None:
-        handle = WorkerHandle(number)
+        try:
+            handle = WorkerHandle(number)
+        except OSError as error:  # too many open files
+            self._not_started(number, str(error))
+            return
         self._workers[number] = handle
         self._fork_server.start_worker(number, handle.worker_ends)
         handle.handed_over()
@@ -373,6 +404,8 @@ class Manager:
                 continue
             wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
             self._tasks.pop(outcome.id, None)
+            if self._reported:
+                self._reported.pop(outcome.id, None)
             self._refill = True
             if wanted:
                 self._out.append(outcome)
@@ -390,14 +423,29 @@ class Manager:
 
     def _hear_fork_server(self, events: int) -> None:
         message = self._fork_server.hear()
-        self._can_start_workers = message is not None
+        self._can_start_workers |= isinstance(message, WorkerStarted)
         match message:
             case WorkerStarted(worker=number, pid=pid) if number in self._workers:
                 self._workers[number].pid = pid
             case WorkerEnded(worker=number) if number in self._workers:
                 self._worker_ended(message)
+            case WorkerNotStarted(worker=number, reason=reason) if number in self._workers:
+                self._forget_worker(self._workers[number])
+                self._not_started(number, reason)
             case None:
                 self._fork_server_lost()
+
+    def _not_started(self, number: int, reason: str) -> None:
+        assert self._node is not None
+        log.warning("block=%s no room for another worker: %s", self._block, reason)
+        if self._node.not_started(number, time.monotonic()) and not self._leaving:
+            self._send(Broken(f"no worker can be started on {socket.gethostname()}: {reason}"))
+
+    def _forget_worker(self, handle: WorkerHandle) -> None:
+        del self._workers[handle.number]
+        for channel in (handle.link, handle.calls, handle.stderr):
+            self._loop.remove(channel)
+        handle.close()
 
     def _worker_ended(self, message: WorkerEnded) -> None:
         assert self._node is not None
@@ -405,28 +453,26 @@ class Manager:
         self._take_outcomes(handle, handle.drain_outcomes())
         self._relay.pass_on(handle.drain_stderr())
         unread = handle.take_back(dead=True)
-        orders = self._node.worker_ended(message.worker, unread, time.monotonic())
-        del self._workers[message.worker]
-        for channel in (handle.link, handle.calls, handle.stderr):
-            self._loop.remove(channel)
-        handle.close()
+        next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
+        self._forget_worker(handle)
         self._refill = True
         if self._leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node
-        for order in orders:
-            if isinstance(order, node.Crashed):
+        for order in next_orders:
+            if isinstance(order, orders.Crashed):
                 self._report_crash(order.task, handle, message)
-            elif isinstance(order, node.Hopeless):
+            elif isinstance(order, orders.Hopeless):
                 how = how_it_ended(message.exit_code)
                 self._send(
                     Broken(f"workers die on {socket.gethostname()} before their first call ({how})", handle.stderr_tail)
                 )
-        self._obey(orders)
+        self._obey(next_orders)
 
     def _report_crash(self, task: int, handle: WorkerHandle, end: WorkerEnded) -> None:
         self._tasks.pop(task, None)
         crash = handle.crash(end.exit_code, end.out_of_memory)
-        self._send(Outcome(task, Status.CRASHED, host=socket.gethostname(), pid=handle.pid, crash=crash))
+        outcome = Outcome(task, Status.CRASHED, host=socket.gethostname(), pid=handle.pid, crash=crash)
+        self._send(self._with_times(outcome))
 
     # -- the end --
 

@@ -81,18 +81,18 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def may_retry(
-    outcome: Outcome, opener: Opener, retry_on: tuple[type[BaseException], ...] | Callable[[BaseException], bool]
-) -> bool:
-    """Say whether a call that failed by itself is to be run again; crashes and losses have limits of their own."""
-    if outcome.status not in (Status.FAILED, Status.TIMED_OUT):
-        return False
+def ask_retry_on(
+    retry_on: tuple[type[BaseException], ...] | Callable[[BaseException], bool], opener: Opener
+) -> tuple[Opener, bool]:
+    """Return the opener of a failed call's error, or of what `retry_on` raised, and whether the call is run again."""
     error = opener()[1]
-    if error is None:
-        return False
-    if isinstance(retry_on, tuple):
-        return isinstance(error, retry_on)
-    return bool(retry_on(error))
+    try:
+        if isinstance(retry_on, tuple):
+            return opener, isinstance(error, retry_on)
+        return opener, error is not None and bool(retry_on(error))
+    except BaseException as own_error:  # noqa: BLE001 - the user's function
+        own_error.__cause__ = error
+        return raising(own_error), False
 
 
 def raising(error: BaseException) -> Opener:

@@ -14,10 +14,6 @@ import select
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -75,14 +71,14 @@ def kill_family(pid: int) -> None:
 def kill_orphans(mark: str, spare: Iterable[int]) -> None:
     """Kill our children (but for `spare`) whose environment has this mark, and all that descends from them."""
     seen = set(spare)
-    while new := [child for child in _children(os.getpid()) if child.pid not in seen]:
+    while new := [child for child in _children(os.getpid()) if child not in seen]:
         for child in new:
             environment = _environment(child)
             if environment is None:
-                _wait_for_end(child.pid, time.monotonic() + _VANISH_S)  # only then its children come to us
+                _wait_for_end(child, time.monotonic() + _VANISH_S)  # only then its children come to us
             elif environment.get(MARK) == mark:
-                kill_family(child.pid)
-            seen.add(child.pid)
+                kill_family(child)
+            seen.add(child)
 
 
 def kill_descendants(patience_s: float) -> None:
@@ -146,32 +142,45 @@ def _members(session: int) -> Iterator[int]:
             continue
 
 
-def _children(pid: int, recursive: bool = False) -> list[psutil.Process]:
-    import psutil
+def _children(pid: int) -> list[int]:
+    """The children of a process. It may miss some while others are being reaped, so it is asked again after a kill."""
+    if not os.path.exists("/proc/thread-self/children"):  # macOS; some kernels
+        import psutil
 
+        try:
+            return [child.pid for child in psutil.Process(pid).children()]
+        except psutil.NoSuchProcess:
+            return []
+    children: list[int] = []
     try:
-        return psutil.Process(pid).children(recursive=recursive)
-    except psutil.NoSuchProcess:
-        return []
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                children += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass  # it has ended
+    return children
 
 
 def _descendants(pid: int) -> Iterator[int]:
     """All that descends from a process and has not ended."""
     import psutil
 
-    for process in _children(pid, recursive=True):
+    found = _children(pid)
+    for process in found:
+        found += _children(process)
         try:
-            if process.status() != psutil.STATUS_ZOMBIE:
-                yield process.pid
+            if psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+                yield process
         except psutil.NoSuchProcess:
             continue
 
 
-def _environment(process: psutil.Process) -> dict[str, str] | None:
+def _environment(pid: int) -> dict[str, str] | None:
     """The environment of a process; None if it has ended or is about to: then there is nothing to read any more."""
     import psutil
 
     try:
+        process = psutil.Process(pid)
         return process.environ() or ({} if process.cmdline() else None)
     except psutil.AccessDenied:  # another user's
         return {}

@@ -5,10 +5,14 @@ directory, can then get in the way, and the package need not be on the interpret
 """
 
 import os
+import signal
 import sys
 
 
 def _run() -> None:
+    # Whatever the user's program has blocked or ignored, which an exec keeps: the ends of children must be heard of.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if root not in sys.path:
         sys.path.append(root)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
-from hpcpool.wire.messages import Outcome
+from hpcpool.wire.messages import Outcome, Run, Status
 from hpcpool.wire.payload import Payload, unpickle
 
 T = TypeVar("T")
@@ -30,7 +30,11 @@ _DONE = (*_CANCELLED, FINISHED)
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """What is known of a call: where and when it ran, and what it used. Fields are None until they are known."""
+    """What is known of a call: where and when it ran, and what it used. Fields are None until they are known.
+
+    Of a running call host, pid and start are known after some 20 ms; of one that was ended from outside (timeout,
+    `kill()`, a dead worker) nobody has measured what it used.
+    """
 
     #: The name given with `options(name=…)`, else the function's qualified name.
     name: str
@@ -52,12 +56,12 @@ class TaskInfo:
 Opener = Callable[[], tuple[Any, BaseException | None]]
 
 
-def open_result(payload: Payload) -> tuple[Any, BaseException | None]:
+def open_result(payload: Payload, name: str) -> tuple[Any, BaseException | None]:
     """Open a call's result; if it cannot be unpickled, that is the outcome."""
     try:
         return unpickle(payload), None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
-        return None, unpickle_payload_error(pickle_failure(error), "the result cannot be unpickled")
+        return None, unpickle_payload_error(pickle_failure(error), f"the result of {name} cannot be unpickled")
 
 
 class Controller(Protocol):
@@ -101,6 +105,9 @@ class TaskFuture(Future[T], Generic[T]):
     _root: Future[Any] | None = None
     _chain: tuple[str, ...] = ()
     _attempt = 1
+    #: Where it runs, since it is known to run.
+    _host = ""
+    _run: Run | None = None
     #: The last outcome, without its payload.
     _outcome: Outcome | None = None
 
@@ -114,7 +121,9 @@ class TaskFuture(Future[T], Generic[T]):
     @property
     def info(self) -> TaskInfo:
         """What is known of the call by now (`TaskInfo`)."""
-        outcome = self._outcome
+        outcome, run = self._outcome, self._run
+        if run is not None and not self.done():
+            return TaskInfo(self._name, self._host, run.pid, self._attempt, self._queued_at, run.started_at)
         if outcome is None:
             return TaskInfo(self._name, attempt=self._attempt, queued_at=self._queued_at)
         has_run = outcome.started_at > 0
@@ -126,7 +135,7 @@ class TaskFuture(Future[T], Generic[T]):
             queued_at=self._queued_at,
             started_at=outcome.started_at if has_run else None,
             ended_at=outcome.started_at + outcome.elapsed_s if has_run else None,
-            cpu_s=outcome.cpu_s if has_run else None,
+            cpu_s=outcome.cpu_s if has_run and outcome.status <= Status.PAYLOAD_ERROR else None,
             peak_memory_bytes=outcome.peak_memory_bytes or None,
         )
 
@@ -293,9 +302,15 @@ class TaskFuture(Future[T], Generic[T]):
                 self._state = RUNNING
             return self._state == RUNNING
 
+    def _start_on(self, host: str, run: Run) -> None:
+        """Note where the call runs."""
+        self._host, self._run = host, run
+        self._start()
+
     def _try_again(self) -> None:
         """Note that the call waits for another attempt, so that it can be cancelled again."""
         self._attempt += 1
+        self._run = None
         with self._condition:
             if self._state == RUNNING:
                 self._state = PENDING
@@ -361,7 +376,7 @@ class TaskFuture(Future[T], Generic[T]):
         try:
             # The user may change a value that shares memory with its buffers; other calls are to get it as it came.
             buffers = [bytearray(buffer) for buffer in payload.buffers] if is_shared else payload.buffers
-            self._value, self._error = open_result(Payload(payload.data, buffers))
+            self._value, self._error = open_result(Payload(payload.data, buffers), self._name)
         except BaseException:
             self._payload = payload
             raise

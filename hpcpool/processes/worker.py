@@ -21,6 +21,7 @@ import traceback
 from multiprocessing import context, process
 from typing import Any
 
+from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions
 from hpcpool.wire.failures import pickle_failure
@@ -68,14 +69,20 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     """Take on the client's surroundings, run the initializer and say how that went."""
     functions.blob_source = lambda key: _read_file(os.path.join(node_directory, key.hex()))
     surroundings, initializer = open_setup(_read_file(os.path.join(node_directory, "setup")))
-    sys_path, cwd, argv, authkey, start_method = surroundings
+    sys_path, cwd, argv, authkey, main_file, start_method, open_files = surroundings
     sys.path[:] = sys_path
     sys.argv[:] = argv
     if cwd is not None:
         os.chdir(cwd)
+    limit_open_files(open_files)
     install_main()
+    if main_file is not None:
+        vars(sys.modules["__main__"])["__file__"] = main_file
     process.current_process().name = f"HPCPoolWorker-{number}"
     process.current_process().authkey = authkey
+    # By this a program knows that it is not the main one. The manager closes the link when it ends, or by ending.
+    parent = process._ParentProcess("MainProcess", os.getppid(), link.fileno())  # type: ignore[attr-defined]
+    process._parent_process = parent  # type: ignore[attr-defined]
     if start_method is not None:
         context._default_context.set_start_method(start_method, force=True)
     try:
@@ -91,12 +98,15 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
 
 
 def _run_calls(calls: socket.socket, link: socket.socket) -> None:
+    me = os.getpid()
     used, unaccounted_s = resource.getrusage(resource.RUSAGE_SELF), 0.0
     waiting = select.poll()
     waiting.register(calls, select.POLLIN)
     while (received := read_call(calls, link, waiting)) is not None:
         started_at, start = time.time(), time.perf_counter()
         outcome, frames = _run(*received)
+        if os.getpid() != me:
+            os._exit(1)  # a child that the call has forked, and that has run out of the call: its parent answers
         del received
         outcome.started_at = started_at
         outcome.elapsed_s = time.perf_counter() - start

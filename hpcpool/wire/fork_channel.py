@@ -48,8 +48,15 @@ class WorkerEnded(_Struct, tag=4):
     out_of_memory: bool
 
 
+class WorkerNotStarted(_Struct, tag=5):
+    """The system has no room for another process."""
+
+    worker: int
+    reason: str
+
+
 ToForkServer = StartWorker | EndWorker
-ToManager = WorkerStarted | WorkerEnded
+ToManager = WorkerStarted | WorkerEnded | WorkerNotStarted
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_fork_server = msgspec.msgpack.Decoder(ToForkServer)

@@ -152,10 +152,21 @@ class Kill(Struct, tag=18):
     id: int
 
 
-class Started(Struct, tag=19):
-    """These tasks have been running for a while."""
+class Run(Struct):
+    """A task that runs."""
 
-    ids: list[int]
+    id: int
+    #: Process id of its worker.
+    pid: int
+    #: Seconds since the epoch.
+    started_at: float
+
+
+class Started(Struct, tag=19):
+    """These tasks have been running for a while, all on one host."""
+
+    runs: list[Run]
+    host: str = ""
 
 
 class Capacity(Struct, tag=20):

@@ -26,6 +26,9 @@ INLINE_BYTES = 16 * 1024
 
 #: In a pickle: something of `__main__` by reference, which a worker could not follow.
 _MAIN = b"__main__"
+#: The module of pipe ends. Plain pickle copies the number of a descriptor, which is another one in a worker.
+_PIPES = "multiprocessing.connection"
+_PIPES_BYTES = _PIPES.encode()
 
 Buffer = Any  # bytes, bytearray or memoryview
 
@@ -190,6 +193,8 @@ class _PlainPickler(pickle.Pickler):
                 raise _NeedsValue
         elif isinstance(obj, Future):
             return self._found.placeholder(obj)
+        elif kind.__module__ == _PIPES:
+            raise _NeedsValue
         return NotImplemented
 
 
@@ -207,6 +212,11 @@ class _ValuePickler(by_value.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Future):
             return self._found.placeholder(obj)
+        if type(obj).__module__ == _PIPES:
+            raise UnsharableError(
+                f"a {type(obj).__name__} of {_PIPES} cannot reach a worker, which is not a child of this process; use "
+                "a queue of a multiprocessing.Manager(), or a Listener here and a Client in the call"
+            )
         reference = self._found.references.get(id(obj))
         if reference is not None:
             return reference
@@ -253,7 +263,7 @@ def _pickle(obj: Any, references: dict[int, Any], is_captured: bool = True) -> t
             data = pickle.dumps(obj, 5, buffer_callback=functools.partial(_keep_in_band, buffers, is_captured))
         except Exception:  # noqa: BLE001 - a future, a lambda, …: the thorough ways below know what to do
             data = _MAIN
-        if _MAIN not in data:
+        if _MAIN not in data and _PIPES_BYTES not in data:
             return Payload(data, buffers), ()
     plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references, is_captured)
     if plain is not None:

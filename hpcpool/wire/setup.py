@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +22,19 @@ class WorkerSetup:
     cwd: str | None
     argv: tuple[str, ...]
     authkey: bytes
+    #: The user's program; None: it is in no file.
+    main_file: str | None
     #: The start method of multiprocessing inside the worker; None: Python's default.
     start_method: str | None
+    #: How many files a call may have open: managers allow themselves more, and that would be inherited.
+    open_files: int
     initializer: Callable[..., Any] | None
     initargs: tuple[Any, ...]
 
     def to_bytes(self) -> bytes:
         """Pickle for the way; raises whatever makes the initializer or its arguments impossible to pickle."""
         call = dumps_by_value((self.initializer, self.initargs))
-        rest = (self.sys_path, self.cwd, self.argv, self.authkey, self.start_method)
+        rest = (self.sys_path, self.cwd, self.argv, self.authkey, self.main_file, self.start_method, self.open_files)
         return dumps_by_value((rest, call))
 
 
@@ -40,7 +45,9 @@ def local_setup(start_method: str | None, initializer: Callable[..., Any] | None
         cwd=os.getcwd(),
         argv=tuple(sys.argv),
         authkey=bytes(process.current_process().authkey),
+        main_file=getattr(sys.modules["__main__"], "__file__", None),
         start_method=start_method,
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         initializer=initializer,
         initargs=initargs,
     ).to_bytes()

@@ -192,8 +192,10 @@ class SimulatedNode:
                     self._later(self._random.uniform(0, 0.005), lambda w=worker: self._die(w))
                 case RetireWorker(number):
                     self._retire(self.workers[number])
-                case ReportStarted(tasks):
-                    for task in tasks:
+                case ReportStarted(runs):
+                    for task, number, since in runs:
+                        assert number in self.workers
+                        assert since <= self.now
                         assert self.fates[task].executions, "reported before it was begun"
                         self.fates[task].reports += 1
                 case Ended(task, reason):

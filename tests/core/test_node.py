@@ -18,6 +18,7 @@ from hpcpool.core.orders import (
     Hopeless,
     ReportStarted,
     RetireWorker,
+    Run,
     StartWorker,
     TakeBack,
 )
@@ -119,7 +120,7 @@ def test_nothing_is_given_behind_a_task_that_has_turned_out_long():
     node = ready_node(2, mean_s=0.0001)
     arrive(node, 1, now=5.0)
     (started,) = node.tick(5.03)
-    assert started == ReportStarted([1])
+    assert started == ReportStarted([Run(1, 1, 5.0)])
     given = arrive(node, 2, 3, 4, now=6.0)
     assert {order.worker for order in given} == {2}
 
@@ -175,7 +176,7 @@ def test_a_task_that_could_not_be_taken_back_begins_when_those_before_it_are_gon
     node.cancelled(1, 5.0)
     assert node.taken_back(1, [1], 5.008) == []
     assert node.tick(5.021) == []
-    assert node.tick(5.0281) == [ReportStarted([2])]
+    assert node.tick(5.0281) == [ReportStarted([Run(2, 1, 5.008)])]
 
 
 def test_a_large_task_is_never_put_behind_another():
@@ -193,11 +194,11 @@ def test_a_running_task_is_reported_once_and_only_after_a_while():
     arrive(node, 1, now=5.0)
     assert node.tick(5.011) == []
     assert node.tick_at == pytest.approx(5.02)
-    assert node.tick(5.021) == [ReportStarted([1])]
+    assert node.tick(5.021) == [ReportStarted([Run(1, 1, 5.0)])]
     assert node.tick_at is None
     arrive(node, 2, now=6.0)
     assert node.tick(6.011) == []
-    assert node.tick(6.021) == [ReportStarted([2])]
+    assert node.tick(6.021) == [ReportStarted([Run(2, 2, 6.0)])]
 
 
 def test_a_short_task_is_never_reported():
@@ -213,7 +214,7 @@ def test_a_task_beyond_its_time_is_ended_and_nothing_else():
     node.arrived([(1, 0.5), (2, 0.0)], 5.0)
     node.tick(5.0101)
     node.taken_back(1, [2], 5.0101)
-    assert node.tick(5.03) == [ReportStarted([1])]
+    assert node.tick(5.03) == [ReportStarted([Run(1, 1, 5.0)])]
     assert node.tick_at == pytest.approx(5.5)
     assert node.tick(5.5) == [EndWorker(1)]
     assert node.tick_at is None
@@ -520,7 +521,7 @@ def test_a_worker_that_does_not_leave_is_ended():
     arrive(node, 1)
     node.worker_ready(1, 0.0)
     node.worker_ready(2, 0.5)
-    assert node.tick(0.9) == [ReportStarted([1])]
+    assert node.tick(0.9) == [ReportStarted([Run(1, 1, 0.0)])]
     node.finished(1, 1, 1.0, 1.0)
     assert node.refill(1.0) == [RetireWorker(1)]
     assert node.tick_at == 1.0 + node_module.LEAVE_S
@@ -710,3 +711,37 @@ NodeMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestNodeAgainstItsPromises = NodeMachine.TestCase
+
+
+# -- no room for a worker
+
+
+def test_where_there_is_no_room_for_a_worker_those_there_are_go_on_and_it_is_tried_again():
+    node = Node(2)
+    assert node.arrived([(1, 0.0), (2, 0.0)], 0.0) == [StartWorker(1), StartWorker(2)]
+    assert node.worker_ready(1, 0.0) == [Give(1, 1)]
+    assert node.not_started(2, 0.0) == []
+    assert node.finished(1, 1, 0.5, 0.5)
+    assert node.refill(0.5) == [Give(1, 2)]
+    assert node.tick(0.9) == [ReportStarted([Run(2, 1, 0.5)])]
+    assert node.tick_at == pytest.approx(1.0)
+    arrive(node, 3, now=0.95)
+    assert node.tick(1.0) == [StartWorker(3)]
+    assert node.worker_ready(3, 1.1) == [Give(3, 3)]
+
+
+def test_where_there_is_never_room_for_a_first_worker_it_is_hopeless():
+    node = Node(1)
+    assert arrive(node, 1) == [StartWorker(1)]
+    for number in range(1, START_FAILURE_LIMIT):
+        assert node.not_started(number, float(number)) == []
+        assert node.tick(number + 1.0) == [StartWorker(number + 1)]
+    assert node.not_started(START_FAILURE_LIMIT, 9.0) == [Hopeless(START_FAILURE_LIMIT)]
+
+
+def test_an_outcome_of_a_task_that_is_not_the_first_is_not_lost():
+    node = ready_node(1, mean_s=0.0001)
+    assert arrive(node, 1, 2) == [Give(1, 1), Give(1, 2)]
+    assert node.finished(1, 2, 0.0001, 0.0)
+    assert node.finished(1, 1, 0.0001, 0.0)
+    assert not node.finished(1, 1, 0.0001, 0.0)

@@ -236,3 +236,21 @@ def test_a_killed_call_is_not_tried_again(pool, tmp_path):
         assert future.kill()
         assert concurrent.futures.wait([future], timeout=PATIENCE_S).not_done == set()
         assert future.cancelled() or isinstance(future.exception(), (TaskKilled, ValueError))
+
+
+def test_info_tells_where_and_since_when_a_call_runs_and_when_it_was_ended(tmp_path):
+    with executor(1) as pool:
+        before = time.time()
+        future = pool.submit(calls.run_forever, tmp_path / "runs")
+        until(future.running)
+        info = future.info
+        assert str(info.pid) in (tmp_path / "runs").read_text()
+        assert info.host
+        assert before - 1 < info.started_at <= time.time()
+        assert info.ended_at is None
+        assert future.kill()
+        assert isinstance(future.exception(PATIENCE_S), TaskKilled)
+        ended = future.info
+        assert (ended.host, ended.pid, ended.started_at) == (info.host, info.pid, info.started_at)
+        assert info.started_at < ended.ended_at <= time.time() + 1
+        assert ended.cpu_s is None

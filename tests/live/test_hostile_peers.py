@@ -24,6 +24,7 @@ from hpcpool.wire.messages import (
     Refused,
     Register,
     Returned,
+    Run,
     Started,
     Status,
     Welcome,
@@ -179,7 +180,7 @@ def test_a_peer_cannot_touch_the_tasks_of_another(peer):
         *(Outcome(task, Status.CRASHED) for task in tasks),
         Returned(tasks),
         Withdrawn(tasks),
-        Started(tasks),
+        Started([Run(task, 1, 0.0) for task in tasks]),
         Heartbeat(),
     )
     # The heartbeat is answered when all of that has been read. The fixture looks at the call that runs meanwhile.

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import sys
 import threading
 from multiprocessing import process
@@ -16,8 +17,10 @@ def test_a_worker_hears_of_the_clients_surroundings(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["program", "argument"])
     surroundings, _ = open_setup(local_setup("spawn", None, ()))
     here = os.getcwd()
-    key = bytes(process.current_process().authkey)
-    assert surroundings == ((here, here, "relative", "/absolute"), here, ("program", "argument"), key, "spawn")
+    key, file = bytes(process.current_process().authkey), getattr(sys.modules["__main__"], "__file__", None)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    arguments = ("program", "argument")
+    assert surroundings == ((here, here, "relative", "/absolute"), here, arguments, key, file, "spawn", files)
 
 
 def test_an_initializer_is_only_opened_when_the_surroundings_are_there():
@@ -29,7 +32,7 @@ def test_an_initializer_is_only_opened_when_the_surroundings_are_there():
 def test_without_an_initializer_there_is_none():
     surroundings, call = open_setup(local_setup(None, None, ()))
     assert pickle.loads(call) == (None, ())
-    assert surroundings[-1] is None
+    assert surroundings[-2] is None
 
 
 def test_an_initializer_of_main_goes_by_value(main, worker):

@@ -1,0 +1,12 @@
+"""How many cores this process may use; what is made of that is not decided here."""
+
+from __future__ import annotations
+
+import os
+
+
+def usable_cores() -> int:
+    """Return the cores that `ProcessPoolExecutor` would count, or fewer: those that this process is bound to."""
+    if hasattr(os, "process_cpu_count"):  # from Python 3.13 on; it also asks PYTHON_CPU_COUNT and -X cpu_count
+        return os.process_cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -22,7 +22,7 @@ SOURCE = Path(__file__).resolve().parent.parent / PACKAGE
 MAX_LINES = 550
 
 #: Started on thousands of nodes on a shared file system: each module that they import is read by all of them.
-LEAN = tuple(f"processes.{name}" for name in ("worker", "fork_server", "sessions", "start_command", "limits"))
+LEAN = tuple(f"processes.{name}" for name in ("worker", "fork_server", "sessions", "start_command", "limits", "census"))
 
 #: What a layer may import of the package, next to itself. The first pattern that matches a module decides its layer;
 #: `x` matches the module or package x and all that is in it.
@@ -31,10 +31,9 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": ("errors",),
     "wire": ("errors",),
     "providers": ("errors",),
-    "launchers": ("errors",),
-    "config": ("errors", "launchers", "providers"),
+    "config": ("errors", "providers"),
     **dict.fromkeys(LEAN, ("errors", "wire", *LEAN)),
-    "processes": ("config", "core", "errors", "launchers", "providers", "wire", *LEAN),
+    "processes": ("config", "core", "errors", "providers", "wire", *LEAN),
     "integrations": ("*",),
     "tools": ("*",),
     "": ("*",),  # hpcpool/__init__.py: the public names
@@ -220,7 +219,7 @@ def tree(root: Path, **texts: str) -> Path:
         ({"core__a": "def f():\n    from .. import executor", "executor": ""}, "core.a:2 imports hpcpool.executor"),
         ({"core__a": "from .. import Config"}, "core.a:1 imports hpcpool"),
         ({"wire__a": "import hpcpool.core.b", "core__b": ""}, "wire.a:1 imports hpcpool.core.b"),
-        ({"launchers": "from .providers import p", "providers__p": ""}, "launchers:1 imports hpcpool.providers.p"),
+        ({"providers__p": "from .. import config", "config": ""}, "providers.p:1 imports hpcpool.config"),
         ({"config": "from .processes import c", "processes__c": ""}, "config:1 imports hpcpool.processes.c"),
         ({"processes__worker": "import hpcpool.config", "config": ""}, "processes.worker:1 imports hpcpool.config"),
         (
@@ -250,8 +249,7 @@ def test_arrows_that_point_down_are_accepted(tmp_path):
         errors="F = 1",
         executor="import zmq\nfrom . import bash, config\nfrom .processes import client\nfrom hpcpool.core.a import x",
         bash="from .errors import F",
-        config="from .providers import p\nfrom .launchers import q",
-        launchers="q = 1",
+        config="from .providers import p",
         providers__p="from ..errors import F",
         wire__w="import msgspec\nfrom ..errors import F",
         core__a="import heapq\nfrom ..errors import F\nfrom .b import x",

@@ -98,6 +98,8 @@ class Node:
         #: Workers in a row that ended before they were ready; that ended without having read the call they were given.
         self._start_failures = 0
         self._barren = 0
+        #: It is hopeless, and no worker is started any more.
+        self._has_given_up = False
         #: No worker is started before this; None: there is room, as far as is known.
         self._start_again_at: float | None = None
         self._tick_at: float | None = None
@@ -244,6 +246,7 @@ class Node:
         if worker.given:
             orders += self._died_running(worker)
         elif worker.ending is None and not worker.served and self._is_hopeless(worker, unread):
+            self._has_given_up = True
             return [*orders, Hopeless(number)]
         return [*orders, *self._fill(now)]
 
@@ -256,7 +259,8 @@ class Node:
         if self._workers:
             return []
         self._start_failures += 1
-        return [Hopeless(number)] if self._start_failures >= START_FAILURE_LIMIT else []
+        self._has_given_up = self._start_failures >= START_FAILURE_LIMIT
+        return [Hopeless(number)] if self._has_given_up else []
 
     def tick(self, now: float) -> list[Order]:
         """Look after the running tasks: report, take back what waits behind them, end what is over its time."""
@@ -354,11 +358,13 @@ class Node:
     # -- starting and leaving --
 
     def _start_workers(self, at_least: int = 0) -> list[Order]:
-        wanted = min(self.slots, max(at_least, len(self._queue) + self._active))
         orders: list[Order] = []
+        if self._has_given_up or self._start_again_at is not None:
+            return orders
+        wanted = min(self.slots, max(at_least, len(self._queue) + self._active))
         # A worker that leaves is replaced at once, one that has served enough while it runs its last call. The bound is
         # for workers that take long to leave: their replacements must not pile up.
-        while self._start_again_at is None and self._usable < wanted and self._leaving < 2 * self.slots:
+        while self._usable < wanted and self._leaving < 2 * self.slots:
             worker = _Worker(self._next_worker)
             self._workers[worker.number] = worker
             self._next_worker += 1

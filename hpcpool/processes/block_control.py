@@ -148,9 +148,9 @@ class BlockControl:
                 self._drivers[pool.name] = pool.provider.open(self._surroundings.run_directory)
             while self._stop_by is None or self._blocks:
                 self._step()
-        except Exception:
+        except Exception as error:
             log.exception("block control failed")
-            self._report(Hopeless("block control failed; see the interchange's log above"))
+            self._report(Hopeless(f"block control failed: {type(error).__name__}: {error}"))
         finally:
             for driver in self._drivers.values():
                 driver.close()
@@ -242,7 +242,7 @@ class BlockControl:
             block_id=name,
             nodes=pool.nodes_per_block,
             command=tuple(start_command("manager", self._surroundings.connection_file, name, *descriptors)),
-            cwd=os.getcwd(),
+            cwd=self._surroundings.run_directory,  # workers go where the client is
             stdout=1 if driver.is_local else f"{stderr.removesuffix('.err')}.out",
             stderr=stderr,
             pass_fds=tuple(descriptor for descriptor in descriptors if descriptor >= 0),
@@ -350,7 +350,7 @@ class BlockControl:
         return min(starts) + self._config.start_timeout_s + 0.001 if starts else None
 
     def _warn_at(self) -> float | None:
-        if self._waiting_since is None or self._warned:
+        if self._waiting_since is None or self._warned or self._stop_by is not None:
             return None
         return self._waiting_since + self._config.start_warning_s
 

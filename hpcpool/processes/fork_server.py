@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import selectors
+import shutil
 import signal
 import socket
 import sys
 from collections import deque
 
 from hpcpool.processes import sessions, worker
+from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.start_command import start_command
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager, WorkerEnded, WorkerNotStarted, WorkerStarted
@@ -75,6 +77,14 @@ class ForkServer:
                 return
             finally:
                 sessions.kill_descendants(_VANISH_S)
+                if is_client_gone(self._census):
+                    self._remove_run_directory()
+
+    def _remove_run_directory(self) -> None:
+        """Do it in place of all the others, who may have been killed together."""
+        run_directory = os.path.dirname(self._node_directory)
+        if os.path.exists(os.path.join(run_directory, "connection.json")):  # else the node's folder is somewhere else
+            shutil.rmtree(run_directory, ignore_errors=True)
 
     def _say(self, message: ToManager) -> None:
         self._unsaid.append(message)

@@ -353,7 +353,7 @@ class Interchange:
             self._drop(name, "it came before the client")
             return
         manager.block = message.block
-        pool = next((pool for pool in self._config.node_pools if message.block.startswith(f"{pool.name}-")), None)
+        pool = next((pool for pool in self._config.node_pools if pool.name == message.block.rpartition("-")[0]), None)
         workers = self._setup.workers or (pool.workers_per_node if pool is not None else None) or 0
         setup = self._setup
         welcome = Welcome(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import shutil
@@ -43,10 +44,11 @@ class InterchangeProcess:
     def _start(self) -> None:
         # Either side reads its end's EOF when the other dies, however it dies.
         end, their_end = socket.socketpair()
-        self.stream = Stream(end)
+        self.stream = Stream(_beyond_streams(end))
         # Held open by every process of the pool on this host: its EOF means that the last of them has gone.
-        self._census, their_census = os.pipe()
+        self._census, their_census = (_moved(descriptor) for descriptor in os.pipe())
         user_stderr = _duplicate_stderr()
+        their_end = _beyond_streams(their_end)
         inherited = (their_end.fileno(), user_stderr, their_census)
         executable = os.fsdecode(spawn.get_executable())
         try:
@@ -141,6 +143,19 @@ def _make_run_directory(parent: str | None) -> str:
 def _duplicate_stderr() -> int:
     """Return a descriptor for what workers write to stderr: the user's, or nowhere if it is closed."""
     try:
-        return os.dup(2)
+        return _moved(os.dup(2))
     except OSError:
-        return os.open(os.devnull, os.O_WRONLY)
+        return _moved(os.open(os.devnull, os.O_WRONLY))
+
+
+def _moved(descriptor: int) -> int:
+    """Return a descriptor beyond those of stdin, stdout and stderr, which a program may have closed."""
+    if descriptor > 2:
+        return descriptor
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
+
+
+def _beyond_streams(end: socket.socket) -> socket.socket:
+    return socket.socket(fileno=_moved(end.detach()))

@@ -21,15 +21,18 @@ from typing import Any
 from hpcpool.core import orders
 from hpcpool.core.node import Node
 from hpcpool.processes import sessions
+from hpcpool.processes.blob_files import BlobFiles, write_file
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, read_connection
 from hpcpool.processes.cores import usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.processes.long_runs import LongRuns
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
+from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import is_announced
 from hpcpool.wire.messages import (
@@ -46,8 +49,6 @@ from hpcpool.wire.messages import (
     Refused,
     Register,
     Returned,
-    Run,
-    Started,
     Status,
     Stop,
     Task,
@@ -59,6 +60,7 @@ from hpcpool.wire.messages import (
     encode,
     to_manager,
 )
+from hpcpool.wire.payload import pack
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import hello
 
@@ -99,7 +101,7 @@ class Manager:
         self.has_failed = False
         self._run_directory = connection.directory
         self._census = census
-        self._interchange_open = True
+        self._interchange_open = False
         #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
         self._can_start_workers = False
         home = connection.directory if os.path.isdir(connection.directory) else None
@@ -107,8 +109,8 @@ class Manager:
         self._fork_server = ForkServerHandle(self._directory, connection.start_method, census)
         self._node: Node | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
-        #: What the client has been told of calls that run for a while.
-        self._reported: dict[int, Run] = {}
+        self._blobs = BlobFiles(self._directory)
+        self._long_runs = LongRuns()
         self._workers: dict[int, WorkerHandle] = {}
         self._out: list[Any] = []
         self._out_frames: list[Any] = []
@@ -130,13 +132,10 @@ class Manager:
         self._unheard: list[WorkerHandle] = []
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._loop.add(self._wake_read, self._woken)
-        connection_to_interchange = socket.socket(socket.AF_UNIX)
-        connection_to_interchange.connect(connection.addresses[0])
-        self._stream = Stream(connection_to_interchange)
-        self._loop.add(self._stream, self._on_interchange_ready)
+        self._address = connection.addresses[0]
+        self._end = socket.socket(socket.AF_UNIX)
+        self._stream = Stream(self._end)
         self._is_full = False
-        self._send(hello())
-        self._send(Register(block, socket.gethostname(), os.getpid(), usable_cores()))
 
     def leave_soon(self) -> None:
         """Ask the loop to leave; called from a signal handler."""
@@ -145,6 +144,7 @@ class Manager:
     def run(self) -> None:
         """Serve until told to stop; leaves nothing behind."""
         try:
+            self._connect()
             while not (self._leaving and not self._workers):
                 self._flush()
                 self._loop.wait(self._patience())
@@ -154,6 +154,15 @@ class Manager:
                 self._look_at_clock()
         finally:
             self._close()
+
+    def _connect(self) -> None:
+        self._end.setblocking(True)
+        self._end.connect(self._address)
+        self._end.setblocking(False)
+        self._interchange_open = True
+        self._loop.add(self._stream, self._on_interchange_ready)
+        self._send(hello())
+        self._send(Register(self._block, socket.gethostname(), os.getpid(), usable_cores()))
 
     # -- time --
 
@@ -246,6 +255,9 @@ class Manager:
             arrived = []
             for message, its_frames in batch:
                 if type(message) is Task:
+                    if message.blobs and (lacks := self._blobs.write(message.blobs)) is not None:
+                        self._refuse(message, lacks)
+                        continue
                     self._tasks[message.id] = (message, its_frames)
                     arrived.append((message.id, message.timeout_s))
                 else:
@@ -268,10 +280,9 @@ class Manager:
                 log.error("block=%s refused: %s", self._block, reason)
                 self._leave(signal.SIGKILL)
             case Define(key=key, data=data):
-                with open(os.path.join(self._directory, key.hex()), "wb") as file:
-                    file.write(data)
+                self._blobs.define(key, data)
             case Forget(key=key):
-                os.unlink(os.path.join(self._directory, key.hex()))
+                self._blobs.forget(key)
             case Stop(signal=number):
                 self._leave(number)
             case Cancel(id=task) if self._node is not None:
@@ -292,9 +303,18 @@ class Manager:
                     del self._tasks[task]
                 self._send(Returned(returned))
 
+    def _refuse(self, task: Task, error: OSError) -> None:
+        """A task's function cannot be kept here (the disk is full): the task fails, and no other."""
+        packed = pack([pickle_failure(error)])
+        data, layout, frames = packed.data, packed.layout, packed.frames
+        self._send(Outcome(task.id, Status.PAYLOAD_ERROR, data, layout, len(frames), host=socket.gethostname()), frames)
+
     def _welcome(self, message: Welcome) -> None:
-        with open(os.path.join(self._directory, "setup"), "wb") as file:
-            file.write(message.setup)
+        error = write_file(os.path.join(self._directory, "setup"), message.setup)
+        if error is not None:
+            self._send(Broken(f"{socket.gethostname()} cannot keep what its workers need: {error}"))
+            self._leave(signal.SIGKILL)
+            return
         self._heartbeat_period_s = message.heartbeat_period_s
         self._heartbeat_timeout_s = message.heartbeat_timeout_s
         slots = message.workers or usable_cores()
@@ -318,7 +338,8 @@ class Manager:
                 case orders.RetireWorker(worker):
                     self._workers[worker].retire()
                 case orders.ReportStarted(runs):
-                    self._report_started(runs)
+                    started = ((task, self._workers[worker].pid, since) for task, worker, since in runs)
+                    self._send(self._long_runs.report(started))
                 case orders.Crashed(worker, task):
                     pass  # reported by the caller, which knows how the worker ended
                 case orders.Ended(task, reason):
@@ -341,21 +362,7 @@ class Manager:
     def _report_end(self, task: int, reason: orders.End) -> None:
         known = self._tasks.pop(task, None)
         if known is not None:
-            self._send(self._with_times(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname())))
-
-    def _report_started(self, runs: list[orders.Run]) -> None:
-        epoch = time.time() - time.monotonic()
-        reports = [Run(task, self._workers[worker].pid, epoch + since) for task, worker, since in runs]
-        self._reported.update((report.id, report) for report in reports)
-        self._send(Started(reports, socket.gethostname()))
-
-    def _with_times(self, outcome: Outcome) -> Outcome:
-        """Add what is known of a run to an outcome that its worker could not make any more."""
-        run = self._reported.pop(outcome.id, None)
-        if run is not None:
-            outcome.pid, outcome.started_at = run.pid, run.started_at
-            outcome.elapsed_s = max(0.0, time.time() - run.started_at)
-        return outcome
+            self._send(self._long_runs.complete(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname())))
 
     # -- workers --
 
@@ -404,8 +411,7 @@ class Manager:
                 continue
             wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
             self._tasks.pop(outcome.id, None)
-            if self._reported:
-                self._reported.pop(outcome.id, None)
+            self._long_runs.forget(outcome.id)
             self._refill = True
             if wanted:
                 self._out.append(outcome)
@@ -472,7 +478,7 @@ class Manager:
         self._tasks.pop(task, None)
         crash = handle.crash(end.exit_code, end.out_of_memory)
         outcome = Outcome(task, Status.CRASHED, host=socket.gethostname(), pid=handle.pid, crash=crash)
-        self._send(self._with_times(outcome))
+        self._send(self._long_runs.complete(outcome))
 
     # -- the end --
 

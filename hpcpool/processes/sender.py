@@ -140,5 +140,7 @@ def _message(ticket: Ticket, crash_limit: int) -> tuple[Task, Sequence[Any], int
         options.timeout_s,
         options.crash_limit or crash_limit,
     )
-    size = 1 + len(packed.data) + sum(memoryview(frame).nbytes for frame in frames)
+    size = 1 + len(packed.data)
+    if frames:
+        size += sum(memoryview(frame).nbytes for frame in frames)
     return task, frames, size

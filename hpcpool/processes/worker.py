@@ -6,6 +6,7 @@ It reads calls from the two channels that its manager gave it (see `wire.link`),
 from __future__ import annotations
 
 import atexit
+import contextlib
 import faulthandler
 import logging
 import os
@@ -73,7 +74,8 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     sys.path[:] = sys_path
     sys.argv[:] = argv
     if cwd is not None:
-        os.chdir(cwd)
+        with contextlib.suppress(OSError):  # it was removed, or is not on this host: calls that need it will say so
+            os.chdir(cwd)
     limit_open_files(open_files)
     install_main()
     if main_file is not None:
@@ -161,7 +163,7 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (ValueError, OSError, AttributeError):  # the call closed or replaced it: its own affair
+        except Exception:  # noqa: BLE001, S112 - the call closed it, or put anything in its place: its own affair
             continue
 
 

@@ -42,7 +42,7 @@ def local_setup(start_method: str | None, initializer: Callable[..., Any] | None
     """Return the set-up of workers on the client's own host: they share its sys.path, directory and secrets."""
     return WorkerSetup(
         sys_path=tuple(os.path.abspath(entry) if entry in ("", ".") else entry for entry in sys.path),
-        cwd=os.getcwd(),
+        cwd=_working_directory(),
         argv=tuple(sys.argv),
         authkey=bytes(process.current_process().authkey),
         main_file=getattr(sys.modules["__main__"], "__file__", None),
@@ -51,6 +51,13 @@ def local_setup(start_method: str | None, initializer: Callable[..., Any] | None
         initializer=initializer,
         initargs=initargs,
     ).to_bytes()
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:  # it has been removed
+        return None
 
 
 def open_setup(data: bytes) -> tuple[tuple[Any, ...], bytes]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 
 import pytest
 from hypothesis import HealthCheck, assume, settings
@@ -745,3 +746,15 @@ def test_an_outcome_of_a_task_that_is_not_the_first_is_not_lost():
     assert node.finished(1, 2, 0.0001, 0.0)
     assert node.finished(1, 1, 0.0001, 0.0)
     assert not node.finished(1, 1, 0.0001, 0.0)
+
+
+def test_where_it_is_hopeless_no_more_workers_are_started():
+    node = Node(4)
+    orders = arrive(node, 1, 2, 3, 4)
+    numbers = deque(order.worker for order in orders)
+    for _ in range(50):
+        if not numbers:
+            break
+        orders = node.worker_ended(numbers.popleft(), [], 0.0) + node.refill(0.0)
+        numbers += [order.worker for order in orders if isinstance(order, StartWorker)]
+    assert not numbers

@@ -163,3 +163,63 @@ def test_a_moment_without_room_for_another_process_ends_no_call(tmp_path: Path):
             (tmp_path / "gate").touch()
             assert program.finish() == 0, program.err
             assert program.out.splitlines()[-1] == str(["NoneType", "WorkerCrashed", *["NoneType"] * 4])
+
+
+NO_STREAMS = """
+import os, sys
+from hpcpool import HPCPoolExecutor
+for descriptor in (0, 1, 2):
+    os.close(descriptor)
+with HPCPoolExecutor(2) as pool:
+    results = [pool.submit(pow, n, 2).result(20) for n in range(4)]
+with open(sys.argv[1], "w") as file:
+    print(results, file=file)
+"""
+
+
+def test_a_program_may_have_closed_its_streams(tmp_path: Path):
+    with script(tmp_path / "program.py", NO_STREAMS, tmp_path / "out") as program:
+        program.finish()
+        assert (tmp_path / "out").read_text() == "[0, 1, 4, 9]\n"
+
+
+NO_DIRECTORY = """
+import os, sys
+from hpcpool import HPCPoolExecutor
+from tests.live.processes import Pool, until
+os.mkdir(sys.argv[1])
+os.chdir(sys.argv[1])
+with HPCPoolExecutor(1) as pool:
+    processes = Pool.of(pool)
+    os.rmdir(sys.argv[1])
+    processes.manager.kill()
+    assert pool.submit(pow, 2, 3).result(20) == 8
+with HPCPoolExecutor(1) as pool:
+    assert pool.submit(pow, 2, 3).result(20) == 8
+"""
+
+
+def test_a_working_directory_may_be_removed(tmp_path: Path):
+    with script(tmp_path / "program.py", NO_DIRECTORY, tmp_path / "gone") as program:
+        assert program.finish() == 0, program.err
+
+
+class BadStream:
+    def write(self, text: str) -> None:
+        pass
+
+    def flush(self) -> None:
+        raise RuntimeError("no")
+
+
+def put_bad_stream_in_place() -> int:
+    import sys
+
+    sys.stdout = BadStream()
+    return 1
+
+
+def test_a_stream_of_the_users_that_cannot_be_flushed_costs_no_result():
+    with executor(1) as pool:
+        assert pool.submit(put_bad_stream_in_place).result(PATIENCE_S) == 1
+        assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8

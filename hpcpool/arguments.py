@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
-import operator
 from typing import Any, SupportsIndex
 
 from hpcpool.config import Config
 from hpcpool.processes.cores import usable_cores
+from hpcpool.quantities import integer
 
 
 def whole(max_workers: SupportsIndex | None) -> int | None:
     """Return a plain integer; numpy's are welcome, too."""
-    try:
-        return None if max_workers is None else operator.index(max_workers)
-    except TypeError:
-        raise TypeError(f"max_workers must be an integer, not {max_workers!r}") from None
+    return None if max_workers is None else integer(max_workers, f"max_workers must be an integer, not {max_workers!r}")
 
 
 def check_workers(

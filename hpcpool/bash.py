@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import numbers
 import os
 import shlex
 import signal
@@ -28,6 +27,7 @@ from hpcpool.bash_template import (
     text_of,
 )
 from hpcpool.errors import BashError, BashTimeout, MissingOutputs
+from hpcpool.quantities import seconds
 
 #: How much of a stream an error's message shows; its attributes carry more.
 _MESSAGE_TAIL_CHARS = 2048
@@ -108,7 +108,7 @@ class BashCommand:
             stderr=stderr,
             cwd=cwd,
             env=dict(env) if isinstance(env, Mapping) else env,
-            timeout_s=_checked_timeout_s(timeout),
+            timeout_s=seconds("bash(): timeout", timeout),
             check=bool(check),
             inputs=_checked_paths("inputs", inputs),
             outputs=_checked_paths("outputs", outputs),
@@ -261,17 +261,6 @@ def _check_env(env: object) -> None:
             raise TypeError(f"bash(): a name in env is a string, not {name!r}")
         if not name or "=" in name or "\0" in name:
             raise ValueError(f"bash(): {name!r} cannot be the name of an environment variable")
-
-
-def _checked_timeout_s(timeout: object) -> float | None:
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, numbers.Real):
-        raise TypeError(f"bash(): timeout is a number of seconds or None, not {timeout!r}")
-    timeout_s = float(timeout)
-    if not timeout_s > 0:
-        raise ValueError(f"bash(): timeout is more than 0 seconds, or None for no limit, not {timeout!r}")
-    return timeout_s
 
 
 def _checked_paths(name: str, paths: object) -> tuple[object, ...]:

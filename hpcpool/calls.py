@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from hpcpool import current, joining, mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Path = str | os.PathLike[str]
+#: Of a command that names a call.
+_NAME_CHARS = 60
 
 
 class Calls(Executor):
@@ -96,8 +98,9 @@ class Calls(Executor):
 
         Args:
             fn: takes as many arguments as there are iterables.
-            iterables: the shortest ends the calls. They are read at once if all of them have a length, and through a
-                window, in a thread, if not.
+            iterables: the shortest ends the calls. They are read at once if all of them have a length. If not, what
+                1024 calls need (8 for each worker, where that is more) is read at once, and the rest by a thread, so
+                far ahead of the results that are taken; with `chunksize="auto"` all of it.
             timeout: seconds from now until all results must have been taken; None: no limit.
             chunksize: items for one task; "auto" measures how long items take, and cuts chunks of some milliseconds.
             buffersize: at most this many tasks are submitted ahead of the results that are taken; None: no limit.
@@ -147,7 +150,8 @@ class Calls(Executor):
         Args:
             retries: how often a call that failed is run again. Default 0. Lost nodes do not count.
             retry_on: which failures are retried: exception classes, or a function of the exception. Default
-                `Exception` (a timeout is one).
+                `Exception` (a timeout is one). The function runs in a thread of its own: it may wait before it
+                answers, and may use the pool.
             timeout: seconds that a call may run; then its worker and all that it started are ended and the future
                 raises the builtin `TimeoutError`. None, the default: no limit.
             priority: a call of higher priority starts first. Default 0.
@@ -225,7 +229,7 @@ class Calls(Executor):
         )
         options = self._options
         if not options.name:
-            options = options._replace(name=f"bash({_shortened(command)})")
+            options = options._replace(name=f"bash({_brief(call.command)})")
         return self._submit(options, run_bash, (call,), {})
 
     def join(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
@@ -254,6 +258,12 @@ class Calls(Executor):
         return self._noted(joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name))
 
 
-def _shortened(command: Any) -> str:
-    text = command if isinstance(command, str) else " ".join(map(str, command))
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _brief(command: str | tuple[Any, ...]) -> str:
+    """Return a command, short enough for a name; of a long list only the beginning is looked at."""
+    words = (command,) if isinstance(command, str) else command[:_NAME_CHARS]
+    text = " ".join(map(_word, words))
+    return text if len(text) <= _NAME_CHARS else f"{text[: _NAME_CHARS - 3]}…"
+
+
+def _word(value: Any) -> str:
+    return f"<{getattr(value, '_name', 'future')}>" if isinstance(value, Future) else str(value)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
+from hpcpool.naming import name_of
 from hpcpool.wire.payload import pickle_call
 
 #: Far deeper than anybody reads.
@@ -27,7 +29,7 @@ def note_culprit(error: BaseException, fn: Callable[..., Any], args: Sequence[An
 def _way_to_culprit(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     steps: list[str] = []
     parts: Iterator[tuple[str, Any]] = itertools.chain(
-        [(f"the function {getattr(fn, '__qualname__', fn)!s}", fn)],
+        [(f"the function {name_of(fn)}", fn)],
         ((f"argument {index}", value) for index, value in enumerate(args, 1)),
         ((f"argument {name!r}", value) for name, value in kwargs.items()),
     )
@@ -55,6 +57,11 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
         for name in _names(value.__code__):
             if name in value.__globals__:
                 yield f"its global {name!r}", value.__globals__[name]
+        yield from ((f"its default {index}", default) for index, default in enumerate(value.__defaults__ or (), 1))
+    elif isinstance(value, functools.partial):
+        yield "its function", value.func
+        yield from ((f"its argument {index}", item) for index, item in enumerate(value.args, 1))
+        yield from ((f"its argument {name!r}", item) for name, item in value.keywords.items())
     elif isinstance(value, dict):
         yield from ((f"its item {key!r}", item) for key, item in value.items())
     elif isinstance(value, list | tuple | set | frozenset):

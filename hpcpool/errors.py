@@ -1,4 +1,7 @@
-"""Every error that hpcpool raises; each also descends from the standard class that programs already catch.
+"""The errors of hpcpool; each also descends from the standard class that programs already catch.
+
+An option that does not fit is an `OptionError`, a `ConfigError` (`hpcpool.config.options`). What a provider raises, a
+`SubmitError` (`hpcpool.providers`), stays in the pool: a program sees a `BrokenPool`.
 
 All of them survive pickling: the message is the only positional argument, everything else is an attribute.
 """
@@ -104,7 +107,10 @@ class BashError(HPCPoolError, subprocess.CalledProcessError):
 
 
 class BashTimeout(TaskTimeout):
-    """A bash call passed its `timeout`; its process group was sent TERM, then KILL. Attributes as `BashError`."""
+    """A bash call passed its `timeout`; its process group was sent TERM, then KILL.
+
+    Attributes: `cmd` (the command as run), `timeout_s`, `stdout`, `stderr` (their tails).
+    """
 
     def __init__(
         self, message: str = "", *, cmd: object = "", timeout_s: float = 0.0, stdout: str = "", stderr: str = ""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import numbers
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from hpcpool.processes.ticket import CallOptions
+from hpcpool.quantities import integer, seconds
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
 
@@ -40,7 +38,7 @@ def changed(
     if not isinstance(retry_on, _Unset):
         changes["retry_on"] = _exceptions(retry_on)
     if not isinstance(timeout, _Unset):
-        changes["timeout_s"] = _seconds("timeout", timeout)
+        changes["timeout_s"] = seconds("timeout", timeout) or 0.0
     if not isinstance(priority, _Unset):
         changes["priority"] = _whole("priority", priority, least=-(2**31))
     if not isinstance(crash_limit, _Unset):
@@ -53,30 +51,10 @@ def changed(
 
 
 def _whole(option: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)  # numpy's integers are some, too
-    except TypeError:
-        raise TypeError(f"{option} must be a whole number, not {value!r}") from None
-    if isinstance(value, bool):
-        raise TypeError(f"{option} must be a whole number, not {value!r}")
+    number = integer(None if isinstance(value, bool) else value, f"{option} must be a whole number, not {value!r}")
     if not least <= number < 2**31:
         raise ValueError(f"{option} must be at least {least} and less than 2**31, not {value!r}")
     return number
-
-
-def _seconds(option: str, value: Any) -> float:
-    """Return seconds; None, for no limit, becomes 0."""
-    if value is None:
-        return 0.0
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{option} must be seconds (a number) or None, not {value!r}")
-    try:
-        seconds = float(value)
-    except OverflowError:
-        seconds = math.inf
-    if not seconds > 0 or math.isinf(seconds):
-        raise ValueError(f"{option} must be more than 0 seconds and finite (None: no limit), not {value!r}")
-    return seconds
 
 
 def _exceptions(value: Any) -> Any:

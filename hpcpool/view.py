@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hpcpool.executor import HPCPoolExecutor
 
 T = TypeVar("T")
-_NO_OPTIONS = CallOptions()
 
 
 class ExecutorView(Calls):
@@ -80,7 +79,6 @@ class ExecutorView(Calls):
         return super().__exit__(kind, error, trace)
 
     def __repr__(self) -> str:
-        given = {
-            name: value for name, value in self._view_options._asdict().items() if value != _NO_OPTIONS._asdict()[name]
-        }
+        options, usual = self._view_options._asdict(), CallOptions._field_defaults
+        given = {name: value for name, value in options.items() if value != usual[name]}
         return f"<view of {self._viewed!r} with {given}>"

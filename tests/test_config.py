@@ -361,6 +361,23 @@ max_block = 3
         ("\n\nCRASH-LIMIT = 1", 3, "CRASH-LIMIT is not an option; did you mean 'crash_limit'?"),
         ("zzz = 1", 1, "zzz is not an option (valid: node_pools, "),
         ("crash_limit = 1\n'a.b' = 1", 2, "'a.b' is not an option (valid: "),
+        (
+            "max_workers = 3",
+            1,
+            "max_workers is not an option; the number of workers is workers_per_node in [[node_pools]",
+        ),
+        (
+            "workers = 3",
+            1,
+            "workers is not an option; the number of workers is workers_per_node in [[node_pools]] (val",
+        ),
+        ("retries = 2", 1, "retries is not an option; it is an option of single calls: HPCPoolExecutor(...).options(r"),
+        ("timeout = 5", 1, "timeout is not an option; it is an option of single calls: HPCPoolExecutor(...).options(t"),
+        (
+            "[[node_pools]]\nmax_workers = 3",
+            2,
+            "node_pools[0].max_workers is not an option; the number of workers is workers_per_node in [[node_pools]]",
+        ),
         ("[nodepools]\nx = 1", 1, "nodepools is not an option; did you mean 'node_pools'?"),
         (
             "[[node_pools]]\nmax_block = 1",
@@ -456,6 +473,7 @@ def test_what_is_not_text_is_refused(toml):
     [
         ("/no/such/file.toml", "/no/such/file.toml: cannot be read: No such file or directory"),
         ("/", "/: cannot be read: Is a directory"),
+        ("4", "4: cannot be read: No such file or directory (a number of workers is given as an int)"),
         ("/etc/passwd/x", "/etc/passwd/x: cannot be read: Not a directory"),
         ("", "'': cannot be read: No such file or directory"),
         ("a\0b", r"'a\x00b' is not a path: embedded null byte"),

@@ -553,6 +553,13 @@ def test_an_initializer_runs_in_each_worker_before_its_calls(make: Make):
         assert [future.result() for future in [executor.submit(seen) for _ in range(10)]] == [["started"]] * 10
 
 
+@pytest.mark.parametrize("make", [ProcessPoolExecutor, HPCPoolExecutor])
+def test_arguments_may_be_given_by_position(make: Any):
+    with make(1, CONTEXT, remember, ("started",)) as executor:
+        assert executor.submit(seen).result() == ["started"]
+        assert executor._mp_context is CONTEXT
+
+
 @BOTH
 def test_an_initializer_that_fails_breaks_the_pool(make: Make):
     executor = make(1, initializer=fail_to_start)

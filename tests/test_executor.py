@@ -446,6 +446,29 @@ def test_what_only_children_can_share_is_an_error_that_names_the_way_out(pool: H
     assert pool.submit(abs, -1).result() == 1
 
 
+def test_a_pipe_end_is_an_error_that_names_the_way_out(pool: HPCPoolExecutor):
+    ends = multiprocessing.Pipe()
+    try:
+        for value in ends[0], {"ends": ends}:
+            error = pool.submit(echo, value).exception()
+            assert type(error) is UnsharableError
+            assert "a Connection of multiprocessing.connection cannot reach a worker" in str(error)
+        ends[0].send(1)  # still in order here
+        assert ends[1].recv() == 1
+        assert pool.submit(abs, -1).result() == 1
+    finally:
+        for end in ends:
+            end.close()
+
+
+def test_the_error_of_pickling_names_the_part_that_cannot_be_pickled(pool: HPCPoolExecutor):
+    error = pool.submit(echo, 1, {"cfg": [threading.Lock()]}).exception()
+    assert type(error) is TypeError
+    assert error.__notes__ == [
+        "hpcpool: what cannot be pickled is argument 2, its item 'cfg', its item 0 (of type lock)"
+    ]
+
+
 def test_proxies_of_a_manager_are_shared(pool: HPCPoolExecutor):
     with multiprocessing.get_context("spawn").Manager() as manager:
         queue, shared = manager.Queue(), manager.dict()
@@ -564,6 +587,15 @@ def test_the_name_is_that_of_the_function(pool: HPCPoolExecutor):
     assert pool.submit("abc".upper).info.name == "str.upper"
     assert pool.submit(Thing).info.name == "Thing"
     assert pool.submit(lambda: 1).info.name.endswith("<lambda>")
+
+
+def test_the_name_of_a_bash_call_is_short_and_names_its_futures(pool: HPCPoolExecutor):
+    number = pool.submit(int, "3")
+    assert pool.bash(["echo", number, 4]).info.name == "bash(echo <int> 4)"
+    long = pool.bash(["true", *map(str, range(1000))])
+    assert re.fullmatch(r"bash\(true 0 1 2 .*…\)", long.info.name)
+    assert len(long.info.name) < 70
+    assert long.result().returncode == 0
 
 
 def test_the_cpu_time_of_a_call_is_its_own(pool: HPCPoolExecutor):
@@ -707,6 +739,48 @@ def test_a_retry_function_that_raises_fails_the_call_and_shows_both_errors(pool:
         assert type(error) is kind
         assert type(error.__cause__) is ValueError
     assert pool.submit(abs, -1).result() == 1
+
+
+def test_a_retry_function_may_wait_and_does_not_hold_up_other_calls(pool: HPCPoolExecutor, tmp_path: Path):
+    is_asked, may_go_on = threading.Event(), threading.Event()
+
+    def ask(error: BaseException) -> bool:
+        is_asked.set()
+        return may_go_on.wait(60)
+
+    future = pool.options(retries=2, retry_on=ask).submit(fail_until, str(tmp_path / "a"), 2)
+    try:
+        assert is_asked.wait(60)
+        assert pool.submit(abs, -1).result(timeout=60) == 1
+        assert not future.done()
+    finally:
+        may_go_on.set()
+    assert future.result(timeout=60) == 2
+
+
+def test_a_retry_function_may_use_the_pool(pool: HPCPoolExecutor, tmp_path: Path):
+    def ask(error: BaseException) -> bool:
+        return pool.submit(int, "1").result(timeout=60) == 1
+
+    future = pool.options(retries=2, retry_on=ask).submit(fail_until, str(tmp_path / "a"), 2)
+    assert future.result(timeout=60) == 2
+
+
+def test_the_end_of_a_pool_waits_for_a_retry_function(tmp_path: Path):
+    is_asked, may_go_on = threading.Event(), threading.Event()
+
+    def ask(error: BaseException) -> bool:
+        is_asked.set()
+        return may_go_on.wait(60)
+
+    pool = HPCPoolExecutor(1)
+    future = pool.options(retries=1, retry_on=ask).submit(fail_until, str(tmp_path / "a"), 2)
+    assert is_asked.wait(60)
+    pool.shutdown(wait=False)
+    assert not future.done()
+    may_go_on.set()
+    pool.shutdown()
+    assert future.result(timeout=0) == 2
 
 
 def test_a_retried_call_has_its_arguments_again(pool: HPCPoolExecutor, tmp_path: Path):
@@ -859,6 +933,29 @@ def test_a_configuration_that_is_not_there_is_an_error_at_once(tmp_path: Path, m
         HPCPoolExecutor()
 
 
+def test_a_run_dir_that_is_not_there_is_named(tmp_path: Path):
+    folder = tmp_path / "none"
+    problem = rf"^run_dir '{re.escape(str(folder))}' cannot be used: No such file"
+    with HPCPoolExecutor(Config(run_dir=folder)) as pool, pytest.raises(ConfigError, match=problem):
+        pool.submit(abs, -1)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="PYTHON_CPU_COUNT is of Python 3.13")
+def test_the_environment_can_say_how_many_cores_there_are():
+    code = "from hpcpool import HPCPoolExecutor\nprint(HPCPoolExecutor()._max_workers)"
+    for options, environment, expected in (([], {"PYTHON_CPU_COUNT": "3"}, "3"), (["-X", "cpu_count=5"], {}, "5")):
+        done = subprocess.run(
+            [sys.executable, *options, "-c", code],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert done.stdout.strip() == expected
+
+
 def test_one_that_is_not_used_starts_nothing():
     threads, start = set(threading.enumerate()), time.monotonic()
     pools = [HPCPoolExecutor(2) for _ in range(50)]
@@ -917,6 +1014,19 @@ def test_an_initializer_that_fails_tells_every_call_why():
         with pytest.raises(BrokenPool, match="no disk"):
             pool.submit(abs, 1)
         assert "broken" in repr(pool)
+
+
+@pytest.mark.parametrize(
+    ("made", "kind"),
+    [(threading.Lock, TypeError), (multiprocessing.get_context("spawn").Lock, UnsharableError)],
+    ids=["thread", "process"],
+)
+def test_an_initializers_argument_that_cannot_be_pickled_is_named(made: Any, kind: type[Exception]):
+    with HPCPoolExecutor(1, initializer=echo, initargs=(made(),)) as pool:
+        for _ in range(2):
+            with pytest.raises(kind) as caught:
+                pool.submit(abs, -1)
+            assert "while initializer and initargs were pickled for the workers" in caught.value.__notes__[-1]
 
 
 def test_workers_have_the_programs_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import gc
 import threading
 import weakref
@@ -386,3 +387,10 @@ def test_a_cancelled_join_is_done_for_those_who_wait(pool: HPCPoolExecutor, gate
         assert list(as_completed([future], timeout=10)) == [future]
     gate.open()
     assert wait([future, held], timeout=10).not_done == set()
+
+
+@live
+def test_the_function_of_a_join_runs_in_the_callers_context(pool: HPCPoolExecutor):
+    with decimal.localcontext(prec=5):
+        future = pool.join(lambda number: str(decimal.Decimal(1) / number), pool.submit(int, "3"))
+    assert future.result(timeout=30) == "0.33333"

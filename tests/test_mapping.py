@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import decimal
 import gc
 import itertools
 import os
+import sqlite3
 import sys
 import threading
 import time
@@ -119,6 +122,13 @@ class Failing(Iterator[int]):
             return next(self._numbers)
         except StopIteration:
             raise OSError("the input ended badly") from None
+
+
+def window_and_then(more: threading.Event) -> Iterator[int]:
+    """Give the window that is read in the caller's thread; then, when it may, some more."""
+    yield from range(WINDOW)
+    more.wait()
+    yield from range(WINDOW, WINDOW + 3)
 
 
 # What is submitted, and when
@@ -404,11 +414,13 @@ def test_results_that_are_there_are_given_although_the_time_is_over(hand: ByHand
 
 
 def test_the_timeout_covers_a_slow_input_as_well(hand: ByHand):
-    never = threading.Event()
-    results = hand.map(abs, (0 for _ in iter(never.wait, True) if False), timeout_s=0.1)
+    hand.runs_at_once = True
+    more = threading.Event()
+    results = hand.map(abs, window_and_then(more), timeout_s=1)
+    assert [next(results) for _ in range(WINDOW)] == list(range(WINDOW))
     with pytest.raises(TimeoutError):
         next(results)
-    never.set()
+    more.set()
 
 
 def test_a_future_that_somebody_else_cancelled_is_a_cancelled_error(hand: ByHand):
@@ -457,8 +469,8 @@ def test_what_is_submitted_does_not_keep_the_pool_alive(kind: Any):
 @pytest.mark.parametrize("unordered", [False, True])
 def test_what_the_input_raises_comes_behind_the_results_before_it(hand: ByHand, unordered: bool):
     hand.runs_at_once = True
-    results = hand.map(abs, Failing(3), unordered=unordered)
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    results = hand.map(abs, Failing(WINDOW + 3), unordered=unordered)
+    assert [next(results) for _ in range(WINDOW + 3)] == list(range(WINDOW + 3))
     with pytest.raises(OSError, match="the input ended badly"):
         next(results)
     with pytest.raises(StopIteration):
@@ -467,10 +479,64 @@ def test_what_the_input_raises_comes_behind_the_results_before_it(hand: ByHand, 
 
 def test_a_chunk_that_the_input_did_not_fill_is_not_submitted(hand: ByHand):
     hand.runs_at_once = True
-    results = hand.map(abs, Failing(5), chunksize=2)
-    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]
+    items = 2 * (WINDOW + 1)
+    results = hand.map(abs, Failing(items + 1), chunksize=2)
+    assert [next(results) for _ in range(items)] == list(range(items))
     with pytest.raises(OSError, match="the input ended badly"):
         next(results)
+    assert len(hand.futures) == items // 2
+
+
+@pytest.mark.parametrize("unordered", [False, True])
+def test_what_a_measured_input_raises_comes_behind_the_results_before_it(hand: ByHand, unordered: bool):
+    hand.runs_at_once = True
+    results = hand.map(abs, Failing(3), chunksize="auto", unordered=unordered)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(OSError, match="the input ended badly"):
+        next(results)
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_what_the_first_window_raises_is_raised_by_map_and_what_was_submitted_runs(hand: ByHand, chunksize: int):
+    with pytest.raises(OSError, match="the input ended badly"):
+        hand.map(abs, Failing(4), chunksize=chunksize)
+    assert hand.has_no_holds()
+    assert len(hand.futures) == 4 // chunksize
+    assert not any(future.cancelled() for future in hand.futures)
+
+
+def test_the_first_window_is_read_in_the_callers_thread_before_map_returns(hand: ByHand):
+    numbers = iter(range(4))
+    threads: set[int] = set()
+    results = hand.map(abs, (threads.add(threading.get_ident()) or number for number in numbers))
+    assert list(numbers) == []
+    assert threads == {threading.get_ident()}
+    hand.run()
+    assert list(results) == [0, 1, 2, 3]
+
+
+def test_a_file_may_be_closed_when_map_has_returned(hand: ByHand, tmp_path: Any):
+    path = tmp_path / "lines"
+    path.write_text("a\nbb\n")
+    with open(path) as lines:
+        results = hand.map(len, lines)
+    hand.run()
+    assert list(results) == [2, 3]
+
+
+def test_a_database_cursor_is_read_in_its_own_thread(hand: ByHand):
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        results = hand.map(abs, (number for (number,) in connection.execute("values (-1), (-2)")))
+        hand.run()
+        assert list(results) == [1, 2]
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": "auto"}], ids=["plain", "auto"])
+def test_the_input_is_read_in_the_callers_context(hand: ByHand, options: dict[str, Any]):
+    hand.runs_at_once = True
+    with decimal.localcontext(prec=5):
+        results = hand.map(str, (decimal.Decimal(1) / 3 for _ in range(WINDOW + 3)), **options)
+    assert set(results) == {"0.33333"}
 
 
 def test_what_submit_raises_is_raised(hand: ByHand):
@@ -504,21 +570,15 @@ def test_closing_from_another_thread_ends_a_consumer_that_waits(hand: ByHand):
 
 
 def test_closing_a_map_whose_input_is_being_read_ends_the_reading(hand: ByHand):
-    gate = threading.Event()
-
-    def numbers() -> Iterator[int]:
-        yield 0
-        gate.wait()
-        yield 1
-        yield 2
-
-    results = hand.map(abs, numbers())
-    assert wait_until(lambda: len(hand.futures) == 1, timeout_s=5)
+    more = threading.Event()
+    results = hand.map(abs, window_and_then(more))
+    hand.run(0)
+    assert next(results) == 0  # so there is room for one more, and the thread waits for the input
     results.close()
-    gate.set()
+    more.set()
     assert wait_until(hand.has_no_holds, timeout_s=5)
-    assert all(future.cancelled() for future in hand.futures)
-    assert len(hand.futures) <= 2
+    assert all(future.cancelled() for future in hand.futures[1:])
+    assert len(hand.futures) <= WINDOW + 1
 
 
 def test_the_pools_end_lets_an_unread_map_read_on(hand: ByHand):
@@ -686,19 +746,13 @@ def test_shutdown_finishes_maps_of_views_and_of_generators():
 def test_shutdown_does_not_wait_when_it_should_not_although_a_map_reads():
     pool = HPCPoolExecutor(1)
     more = threading.Event()
-
-    def numbers() -> Iterator[int]:
-        yield 1
-        more.wait()
-        yield 2
-
-    results = pool.map(abs, numbers())
-    assert next(results) == 1
+    results = pool.map(abs, window_and_then(more))
+    assert [next(results) for _ in range(4)] == [0, 1, 2, 3]  # leaves room for all that comes, and for its end
     pool.shutdown(wait=False)
     with pytest.raises(RuntimeError, match="after shutdown"):
-        pool.map(abs, numbers())
+        pool.map(abs, [1])
     more.set()
-    assert list(results) == [2]
+    assert list(results) == list(range(4, WINDOW + 3))
 
 
 @live

@@ -349,6 +349,72 @@ def test_what_calls_set_on_a_class_stays_until_the_program_changes_the_class(tmp
     assert lines == ["[(1, 0), (1, 1), (1, 2)]", "[(1, 0), (1, 1), (1, 2)]", "1 None 0", "50", "5"]
 
 
+def test_classes_travel_with_arguments_results_and_what_is_passed_on(tmp_path: Path):
+    lines = output_of(
+        tmp_path / "program.py",
+        """
+        import dataclasses, enum, typing
+        from hpcpool import HPCPoolExecutor
+
+        @dataclasses.dataclass(frozen=True, slots=True)
+        class Point:
+            x: int
+            tags: list = dataclasses.field(default_factory=list)
+
+        class Unit(enum.Enum):
+            METRE, FOOT = 1, 0.3
+
+        class Shape:
+            scale, parts = 1, []
+            def __init__(self, points, unit):
+                self.points, self.unit = points, unit
+            def grown(self, by):
+                return Shape([Point(p.x + by) for p in self.points], self.unit)
+            def size(self):
+                return Shape.scale * sum(p.x for p in self.points) * self.unit.value, len(self.parts)
+
+        class Square(Shape):
+            def size(self):
+                return "square", *super().size()
+
+        class Size(typing.NamedTuple):
+            of: Shape
+            value: tuple
+
+        def measure(shape: Shape) -> Size:
+            return Size(shape, shape.size())
+
+        def both(a, b):
+            return a.of is not b.of, a.value, b.value, type(a.of) is type(b.of)
+
+        with HPCPoolExecutor(2) as ex:
+            shapes = [kind([Point(n)], Unit.METRE) for n in range(3) for kind in (Shape, Square)]
+            for Shape.scale in (1, 2, 1, 2):
+                grown = [ex.submit(shape.grown, 1) for shape in shapes]
+                sizes = [ex.submit(measure, future) for future in grown]
+                print(ex.submit(both, sizes[0], sizes[-2]).result(), sizes[3].result().value)
+            size = ex.submit(measure, Square([], Unit.FOOT)).result()
+            print(type(size) is Size, type(size.of) is Square, size.of.unit is Unit.FOOT, size.value)
+            Shape.parts.append("wheel")
+            print(ex.submit(measure, shapes[1]).result().value)
+            old = Shape([Point(5)], Unit.METRE)
+            class Shape(Shape):
+                def size(self):
+                    return "new"
+            print(ex.submit(measure, Shape([], 0)).result().value, ex.submit(lambda s: type(s) is Shape, old).result())
+        """,
+    )
+    assert lines == [
+        "(True, (1, 0), (3, 0), True) (2, 0)",
+        "(True, (2, 0), (6, 0), True) (4, 0)",
+        "(True, (1, 0), (3, 0), True) (2, 0)",
+        "(True, (2, 0), (6, 0), True) (4, 0)",
+        "True True True ('square', 0.0, 0)",
+        "('square', 0, 1)",
+        "new False",
+    ]
+
+
 def test_many_functions_that_name_each_other_are_sent_quickly(tmp_path: Path):
     lines = output_of(
         tmp_path / "program.py",
@@ -599,3 +665,35 @@ def test_the_collector_may_run_at_any_time(tmp_path: Path):
         """,
     )
     assert lines == ["done"]
+
+
+def test_workers_run_under_the_interpreters_flags(tmp_path: Path):
+    (tmp_path / "flags.py").write_text(
+        textwrap.dedent("""
+        import sys, warnings
+
+        def flags():
+            assert False
+            warns = [entry[:3] for entry in warnings.filters if entry[2] is UserWarning]
+            return sys.flags.optimize, sys.flags.utf8_mode, sys.flags.dev_mode, sys._xoptions, sys.warnoptions, warns
+        """)
+    )
+    path = tmp_path / "program.py"
+    path.write_text(
+        textwrap.dedent("""
+        import multiprocessing
+        from flags import flags
+        from hpcpool import HPCPoolExecutor
+
+        if __name__ == "__main__":
+            mine = flags()
+            assert mine[:2] == (1, 1) and mine[-1][0][0] == "error", mine
+            for method in "fork", "spawn":
+                with HPCPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+                    theirs = pool.submit(flags).result()
+                    assert theirs == mine, (method, theirs, mine)
+            print("same")
+        """)
+    )
+    done = run("-O", "-X", "utf8", "-W", "error::UserWarning", path)
+    assert (done.stdout, done.stderr) == ("same\n", "")

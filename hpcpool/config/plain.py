@@ -18,6 +18,13 @@ from hpcpool.providers import Provider, provider_class
 
 _T = TypeVar("_T")
 
+_OF_NODES = "the number of workers is workers_per_node in [[node_pools]]"
+_OF_CALLS = "it is an option of single calls: HPCPoolExecutor(...).options({0}=...)"
+#: Names that are options, but not of a configuration.
+_ELSEWHERE = dict.fromkeys(("max_workers", "workers"), _OF_NODES) | {
+    name: _OF_CALLS.format(name) for name in ("retries", "retry_on", "timeout", "priority")
+}
+
 
 def config_from(data: object) -> Config:
     """Build a configuration, in the shape of the TOML file.
@@ -109,6 +116,8 @@ def _advice(key: object, valid: list[str], others: type[Any] | None) -> str:
     elsewhere = "[[node_pools]]" if others is NodePool else "the top level, before any [[node_pools]]"
     if others is not None and key in {option.name for option in fields(others)}:
         return f" here; it belongs to {elsewhere}"
+    if others is not None and isinstance(key, str) and key in _ELSEWHERE:
+        return f"; {_ELSEWHERE[key]}"
     near = difflib.get_close_matches(str(key).lower().replace("-", "_"), valid, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -34,7 +34,8 @@ def _read(path: str | os.PathLike[str], named: str) -> str:
         with open(os.path.expanduser(path), encoding="utf-8-sig", newline="") as file:
             return file.read()
     except OSError as error:
-        raise ConfigError(f"{named}: cannot be read: {error.strerror}") from error
+        hint = " (a number of workers is given as an int)" if os.fspath(path).isdecimal() else ""
+        raise ConfigError(f"{named}: cannot be read: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{named}: not valid TOML: not UTF-8 (byte {error.start})") from error
     except ValueError as error:  # a null character in the path

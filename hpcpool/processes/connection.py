@@ -10,7 +10,7 @@ import msgspec
 class Connection(msgspec.Struct, forbid_unknown_fields=True):
     """Where the interchange listens, and how workers are to be started."""
 
-    #: ZeroMQ endpoints, in the order in which they should be tried.
+    #: Addresses, in the order in which they should be tried.
     addresses: list[str]
     start_method: str
     #: Where managers on this host keep their files; another host has none of it.

@@ -1,4 +1,4 @@
-"""The fork server: the parent of a node's workers. One thread, no ZeroMQ; it forks, reaps and ends them.
+"""The fork server: the parent of a node's workers. One thread; it forks, reaps and ends them.
 
 It is kept clean (nothing runs here that could hold a lock while it forks), so a worker starts in milliseconds and
 imports are paid once. It is the only process that signals workers: it has not reaped them yet, so a process id can

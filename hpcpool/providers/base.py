@@ -104,7 +104,7 @@ class Driver(Protocol):
 
     @property
     def is_local(self) -> bool:
-        """True when blocks are processes of this host, which can inherit descriptors and reach its `ipc://` sockets."""
+        """True when blocks are processes of this host, which can inherit descriptors and reach its local sockets."""
 
     def submit(self, request: BlockRequest) -> str:
         """Ask for a block and return its job id, which is unique within the run.

@@ -1,12 +1,14 @@
-"""Functions and classes by value: cloudpickle, with three things mended for a pool of long-lived workers.
+"""Functions and classes by value: cloudpickle, with four things mended for a pool of long-lived workers.
 
 1. All functions of the user's `__main__` share one namespace in a worker (its `__main__`), as they do at home. A
    function that comes brings the globals it names, each with a token of its content. A global is put in place if it is
    new there, or if the user has changed it since (another token); never if the worker's own code has bound it anew.
    So what an initializer has set or filled is what the calls see.
-2. A class that went out by value and comes back inside a result is the original class, untouched. In a worker its
-   attributes are set anew only if the user has changed any since (another token): what calls have set there stays.
-3. Whether something can go by reference is decided here, once, for plain pickle too.
+2. A class that comes by value is treated as `classes` says: the original is left untouched, and a copy keeps what calls
+   have set until the user changes the class.
+3. Whether something can go by reference is decided once, in `importable`, for plain pickle too.
+4. A payload brings a class as a pack, which is pickled once and opened once. What is made for many (a function, a
+   set-up, a pack) has its classes in full: they share what they have in common, and go with it when it is used again.
 
 This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynamic_class_reduce`, `globals_ref`,
 `_function_setstate`, `_class_setstate`), stable since 2.0; tests/wire/test_by_value.py fails when they change.
@@ -18,16 +20,16 @@ import hashlib
 import io
 import sys
 import types
-import weakref
 from collections import ChainMap
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 from cloudpickle import cloudpickle as _private
 
-from hpcpool.wire import reducers
-from hpcpool.wire.importable import is_importable
+from hpcpool.wire import classes, reducers
+from hpcpool.wire.importable import has_registered_modules, is_importable
 
 _MISSING = object()
 #: The name under which the tokens travel in a function's state.
@@ -43,31 +45,25 @@ class Global(NamedTuple):
 
 #: What functions have brought into this process's `__main__`.
 _placed: dict[str, Global] = {}
-#: Classes that this process has sent out by value: theirs is the true state.
-_sent_classes: weakref.WeakSet[type] = weakref.WeakSet()
-#: Classes that have come by value, and the token of the state that they were given last: the true one is elsewhere.
-_received_classes: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 
 
-class Brought(NamedTuple):
-    """What comes with a function, to be put in place again when it runs after another one."""
+@dataclass(slots=True)
+class Brought:
+    """What comes with a function, to be put in place again when it runs after something else was put there."""
 
-    names: dict[str, Global]
+    names: dict[str, Global] = field(default_factory=dict)
     #: Classes, each with the token of its state, and the state.
-    classes: list[tuple[type, bytes, Any]]
+    classes: list[tuple[type, bytes, Any]] = field(default_factory=list)
+    #: How many placements there had been when it was put in place last.
+    placements: int = -1
 
 
 #: What comes with the functions that are being loaded, the innermost last.
 _loading: list[Brought] = []
 
 
-def has_registered_modules() -> bool:
-    """Say whether the user asked for modules by value (`cloudpickle.register_pickle_by_value`)."""
-    return bool(_private._PICKLE_BY_VALUE_MODULES)
-
-
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler with the three mends above, for some kinds of objects more."""
+    """cloudpickle's pickler with the mends above, for some kinds of objects more."""
 
     dispatch_table: ClassVar[Any] = ChainMap(reducers.TABLE, cloudpickle.Pickler.dispatch_table)
 
@@ -75,8 +71,17 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         #: By the id of the value: many functions name the same globals.
         self._tokens: dict[int, bytes] = {}
+        #: Classes that are pickled in full, in the order that they are met.
+        self.classes: list[type] = []
+        #: The packs that are in this payload, by the id of each class in them; None: classes are pickled in full. Large
+        #: buffers leave a payload, and never what is made for many.
+        self._packs: dict[str, classes.Pack] | None = {} if kwargs.get("buffer_callback") is not None else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if self._packs is not None and issubclass(type(obj), type):
+            packed = self._packed(obj, self._packs)
+            if packed is not None:
+                return packed
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced
@@ -86,15 +91,28 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 slots = self._with_tokens(slots)
                 return (make, arguments, (attributes, slots), None, None, _set_main_function_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
-            if obj not in _received_classes:
-                _sent_classes.add(obj)
+            classes.note_sent(obj)
+            self.classes.append(obj)
             make, arguments, state, *_ = reduced
+            state[0].pop("__slotnames__", None)  # copyreg's, since an instance was pickled: no change of the user's
             if make is _private._make_skeleton_class and "__slots__" in vars(obj) and not issubclass(obj, tuple):
                 # cloudpickle forgets them, and an object that comes back would have a __dict__ that its class lacks
                 kind, name, bases, namespace, *others = arguments
                 arguments = (kind, name, bases, {**namespace, "__slots__": vars(obj)["__slots__"]}, *others)
             return (make, arguments, self._with_token(state), None, None, _set_class_state)
         return reduced
+
+    def _packed(self, cls: type, packs: dict[str, classes.Pack]) -> Any:
+        """Return how a class is opened from a pack, if it goes by value and has one."""
+        if is_importable(cls) or cls in _private._BUILTIN_TYPE_NAMES:
+            return None
+        key = _private._get_or_create_tracker_id(cls)
+        pack = packs.get(key) or classes.pack_of(cls, _pickle_in_full)
+        if pack is None:
+            return None
+        for each in pack.ids:
+            packs.setdefault(each, pack)
+        return (classes.open_class, (key, pack.ids[0], pack.data))
 
     def _with_token(self, state: Any) -> tuple[bytes, Any]:
         """Return a class's state with a token of it."""
@@ -123,6 +141,14 @@ class _MainNamespace:
 
 def _main_globals() -> dict[str, Any]:
     return sys.modules["__main__"].__dict__
+
+
+def _pickle_in_full(cls: type) -> tuple[bytes, list[type]]:
+    """Pickle a class, and behind it a list of all classes in it; return that list, too."""
+    file = io.BytesIO()
+    pickler = Pickler(file, 5)
+    pickler.dump((cls, pickler.classes))  # the list is filled while the class is pickled
+    return file.getvalue(), pickler.classes
 
 
 class _TokenPickler(Pickler):
@@ -162,9 +188,11 @@ def _set_main_function_state(function: Any, state: Any) -> None:
 
 def put_in_place(brought: Brought) -> None:
     """Bring what came with a function into this process once more, by the rules at the top of this file."""
-    _put_names_in_place(brought.names)
-    for cls, token, state in brought.classes:
-        _put_class_in_place(cls, token, state)
+    if brought.placements != classes.Placements.count:
+        _put_names_in_place(brought.names)
+        for cls, token, state in brought.classes:
+            classes.put_in_place(cls, token, state)
+        brought.placements = classes.Placements.count
 
 
 def _put_names_in_place(brought: dict[str, Global]) -> None:
@@ -175,30 +203,28 @@ def _put_names_in_place(brought: dict[str, Global]) -> None:
         if name not in namespace or is_ours:
             namespace[name] = new.value
             _placed[name] = new
+            classes.Placements.count += 1
 
 
 def loading(load: Callable[[], Any]) -> tuple[Any, Brought]:
     """Load a function; return it and what comes with it."""
-    _loading.append(Brought({}, []))
+    brought = Brought()
+    _loading.append(brought)
     try:
-        return load(), _loading[-1]
+        loaded = load()
     finally:
         _loading.pop()
+    brought.placements = classes.Placements.count
+    return loaded, brought
 
 
 def _set_class_state(cls: type, state: Any) -> type:
-    if cls not in _sent_classes:
+    if not classes.is_original(cls):
         token, content = state
         if _loading:
             _loading[-1].classes.append((cls, token, content))
-        _put_class_in_place(cls, token, content)
+        classes.put_in_place(cls, token, content)
     return cls
-
-
-def _put_class_in_place(cls: type, token: bytes, state: Any) -> None:
-    if _received_classes.get(cls) != token:
-        _received_classes[cls] = token
-        _private._class_setstate(cls, state)
 
 
 __all__ = ["Brought", "Global", "Pickler", "has_registered_modules", "is_importable", "loading", "put_in_place"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-import sys
 import threading
 import types
 import weakref
@@ -18,12 +17,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from cloudpickle import cloudpickle as _private
-
 from hpcpool.wire import by_value, payload
+from hpcpool.wire.fingerprint import Fingerprint
 
-_ATOMS = (int, float, str, bytes, bool, complex, type(None), type(Ellipsis))
-_MISSING = object()
 #: Functions opened in this process, most recently used last.
 _loaded: OrderedDict[bytes, _Loaded] = OrderedDict()
 #: How many functions a worker keeps open: more than a program has, few enough to bound what closures hold.
@@ -64,100 +60,12 @@ def load_function(key: bytes) -> Callable[..., Any]:
         if len(_loaded) > LOADED_LIMIT:
             _loaded.popitem(last=False)
         return function  # type: ignore[no-any-return]
-    if next(reversed(_loaded)) != key:  # another function was used last: it may have brought other globals
-        _loaded.move_to_end(key)
-        by_value.put_in_place(known.brought)
+    _loaded.move_to_end(key)
+    by_value.put_in_place(known.brought)
     return known.function
 
 
 # -- at the client ----------------------------------------------------------------------------------------------------
-
-
-class Fingerprint:
-    """All that a function's pickle was made from, if none of it can change unseen; else `stable` is False.
-
-    It keeps no function alive, neither the one it is of nor those that this names: functions are held weakly.
-    """
-
-    __slots__ = ("_functions", "stable")
-
-    def __init__(self, function: types.FunctionType) -> None:
-        self.stable = True
-        self._functions: list[tuple[weakref.ref[types.FunctionType], tuple[Any, ...]]] = []
-        self._visit(function)
-
-    def still_holds(self) -> bool:
-        """Say whether everything is still the very same object."""
-        for reference, parts in self._functions:
-            function = reference()
-            if function is None or not _are_same(parts, _parts(function)):
-                return False
-        return True
-
-    def _visit(self, function: types.FunctionType) -> None:
-        if any(reference() is function for reference, _ in self._functions):
-            return
-        parts = _parts(function)
-        self._functions.append((weakref.ref(function), tuple(map(_held, parts))))
-        if function.__dict__ or function.__kwdefaults__:
-            self.stable = False
-        for value in parts[_FIXED_PARTS:]:
-            self._visit_value(value)
-
-    def _visit_value(self, value: Any) -> None:
-        if not self.stable or value is _MISSING or type(value) in _ATOMS:
-            return
-        if type(value) in (tuple, frozenset):
-            for item in value:
-                self._visit_value(item)
-        elif isinstance(value, types.ModuleType):
-            self.stable = sys.modules.get(value.__name__) is value  # any other goes by value
-        elif isinstance(value, types.FunctionType):
-            if not by_value.is_importable(value):
-                self._visit(value)
-        elif isinstance(value, types.BuiltinFunctionType):
-            # A method of a built-in object is of this type, too, and its object may change.
-            self.stable = value.__self__ is None or isinstance(value.__self__, types.ModuleType)
-        else:
-            self.stable = isinstance(value, type) and by_value.is_importable(value)
-
-
-#: How many of the parts of a function come before its defaults, cells and globals.
-_FIXED_PARTS = 4
-
-
-def _parts(function: types.FunctionType) -> tuple[Any, ...]:
-    """Return all objects that a function's pickle is made from, in a fixed order."""
-    names = function.__globals__
-    return (
-        function.__code__,
-        len(function.__defaults__ or ()),
-        bool(function.__kwdefaults__),
-        bool(function.__dict__),
-        *(function.__defaults__ or ()),
-        *_cell_values(function),
-        *[names.get(name, _MISSING) for name in _private._extract_code_globals(function.__code__)],
-    )
-
-
-def _held(part: Any) -> Any:
-    return weakref.ref(part) if isinstance(part, types.FunctionType) else part
-
-
-def _are_same(held: tuple[Any, ...], parts: tuple[Any, ...]) -> bool:
-    if len(held) != len(parts):
-        return False
-    return all(old is new or (type(old) is weakref.ref and old() is new) for old, new in zip(held, parts, strict=True))
-
-
-def _cell_values(function: types.FunctionType) -> list[Any]:
-    values = []
-    for cell in function.__closure__ or ():
-        try:
-            values.append(cell.cell_contents)
-        except ValueError:  # the cell is still empty
-            values.append(_MISSING)
-    return values
 
 
 class _Entry(NamedTuple):
@@ -182,9 +90,8 @@ class FunctionCache:
             previous: Blob | None = entry.blob
         else:
             previous = None
-        fingerprint = Fingerprint(
-            function
-        )  # before the pickle: what another thread changes meanwhile is seen next time
+        # Before the pickle: what another thread changes meanwhile is seen next time.
+        fingerprint = Fingerprint(function)
         data = payload.dumps_by_value(function)
         key = hashlib.blake2b(data, digest_size=16).digest()
         blob = previous if previous is not None and previous.key == key else Blob(key, data)

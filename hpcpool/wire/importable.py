@@ -5,7 +5,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from cloudpickle import cloudpickle as _private
+
 _MISSING = object()
+
+
+def has_registered_modules() -> bool:
+    """Say whether the user asked for modules by value (`cloudpickle.register_pickle_by_value`)."""
+    return bool(_private._PICKLE_BY_VALUE_MODULES)
 
 
 def is_importable(obj: Any) -> bool:

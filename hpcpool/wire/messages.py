@@ -1,6 +1,6 @@
 """The messages between client, interchange, manager and worker, and their codec; payloads inside stay unopened.
 
-A ZeroMQ message is one header frame, a MessagePack array of these structs, with the large buffers of its tasks and
+A message is one header frame, a MessagePack array of these structs, with the large buffers of its tasks and
 outcomes behind it, one frame each, in the order in which the structs name them (`frames`). Decoding validates types
 and never runs code.
 """

@@ -30,8 +30,8 @@ def test_ctrl_c_may_strike_anywhere_in_submit(tmp_path: Path, is_busy: bool):
         if is_busy:
             pool.submit(calls.wait_for, gate)
         submitted: list[str] = []
-        place, has_struck = 0, True
-        while has_struck:
+        place, has_struck = -1, True
+        while has_struck or place < 1:
             place += 1
             if not is_busy:
                 until(lambda: pool._client._asleep)
@@ -44,6 +44,6 @@ def test_ctrl_c_may_strike_anywhere_in_submit(tmp_path: Path, is_busy: bool):
         pool.shutdown()
         assert pool._client._tickets == {}
     runs = Counter(log.read_text().split())
-    assert place > 20
+    assert place > 10
     assert set(submitted) <= set(runs)
     assert set(runs.values()) == {1}

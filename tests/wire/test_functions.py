@@ -14,7 +14,8 @@ import cloudpickle
 import pytest
 
 from hpcpool.wire import functions
-from hpcpool.wire.functions import LOADED_LIMIT, Blob, Fingerprint, FunctionCache, function_within, load_function
+from hpcpool.wire.fingerprint import Fingerprint
+from hpcpool.wire.functions import LOADED_LIMIT, Blob, FunctionCache, function_within, load_function
 
 
 def module_function() -> None:

@@ -206,8 +206,8 @@ def test_a_stream_can_be_polled(ends):
 def test_an_interrupted_message_goes_out_once_or_not_at_all():
     """Wherever Ctrl-C strikes, and whatever the kernel has taken by then."""
     message = bytes(range(256)) * 4096
-    place, struck = 0, True
-    while struck:
+    place, struck = -1, True
+    while struck or place < 1:
         place += 1
         for first, second in open_ends():
             with contextlib.suppress(KeyboardInterrupt), interrupted_at(place, "wire/stream.py") as interrupter:
@@ -219,7 +219,7 @@ def test_an_interrupted_message_goes_out_once_or_not_at_all():
                 received += carried(first, second, 1) if len(received) < 2 else []
                 received = received[1:]
             assert received == [(b"the next", [])]
-    assert place > 5
+    assert place > 3
 
 
 def test_what_an_interrupted_message_was_waiting_behind_is_not_lost(ends):

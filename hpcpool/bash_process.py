@@ -166,11 +166,8 @@ class Running:
         self._stderr = stderr
         # Made before it is started: an interrupt in the middle of the start must not lose the process.
         self._process: subprocess.Popen[bytes] = subprocess.Popen.__new__(subprocess.Popen)
-        self._poll = select.poll()
-        #: By the descriptor that is read; all are registered.
+        #: By the descriptor that is read.
         self._captures = {stream.read_fd: stream for stream in (stdout, stderr) if isinstance(stream, Capture)}
-        for fd in self._captures:
-            self._poll.register(fd, select.POLLIN)
 
     def run(
         self, command: str | tuple[str, ...], cwd: str | None, env: dict[str, str] | None, timeout_s: float | None
@@ -298,30 +295,31 @@ class Running:
         """Read what comes until all `exit_fds` are readable; False if the time is up first."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         waiting = set(exit_fds)
-        for fd in waiting:
-            self._poll.register(fd, select.POLLIN)
-        try:
-            while waiting:
-                remaining_s = None if deadline is None else deadline - time.monotonic()
-                if remaining_s is not None and remaining_s <= 0:
-                    return False
-                ready = self._poll.poll(None if remaining_s is None else min(remaining_s, _LONGEST_POLL_S) * 1000)
-                for fd, _ in ready:
-                    if fd in waiting:
-                        waiting.remove(fd)
-                        self._poll.unregister(fd)
-                    else:
-                        self._captures[fd].read(_READ_BYTES)
-            return True
-        finally:
-            for fd in waiting:
-                self._poll.unregister(fd)
+        poll = _poll_of((*waiting, *self._captures))  # a new one: an interrupt in here must not leave one half changed
+        while waiting:
+            remaining_s = None if deadline is None else deadline - time.monotonic()
+            if remaining_s is not None and remaining_s <= 0:
+                return False
+            for fd, _ in poll.poll(None if remaining_s is None else min(remaining_s, _LONGEST_POLL_S) * 1000):
+                if fd in waiting:
+                    waiting.remove(fd)
+                    poll.unregister(fd)
+                else:
+                    self._captures[fd].read(_READ_BYTES)
+        return True
 
     def _read_rest(self) -> None:
         """Read what is in the pipes now, once: a daemon that left the group may go on writing."""
         if self._captures:
-            for fd, _ in self._poll.poll(0):
+            for fd, _ in _poll_of(self._captures).poll(0):
                 self._captures[fd].read(_LARGEST_PIPE_BYTES)
+
+
+def _poll_of(fds: Iterable[int]) -> select.poll:
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return poll
 
 
 class _Process(NamedTuple):

@@ -1219,6 +1219,18 @@ def test_arguments_are_freed_when_they_have_been_sent(pool: HPCPoolExecutor, gat
     wait([*busy, *futures])
 
 
+def test_a_pool_that_has_ended_is_freed(no_collector: None):
+    pool = HPCPoolExecutor(1)
+    waiting: Future[int] = Future()
+    future = pool.submit(echo, waiting)
+    waiting.set_result(1)
+    assert future.result() == 1
+    pool.shutdown()
+    client = weakref.ref(pool._client)
+    del pool, future
+    assert wait_until(lambda: client() is None, timeout_s=10)
+
+
 def test_a_result_is_freed_with_its_future(pool: HPCPoolExecutor, no_collector: None):
     future = pool.submit(Thing)
     reference = weakref.ref(future.result())

@@ -75,7 +75,7 @@ class Client:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
         self._tickets: dict[int, Ticket] = {}
-        self._waiting = Waiting(self)
+        self._waiting = Waiting()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
         self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
@@ -316,7 +316,7 @@ class Client:
             return
         self._tickets[ticket.id] = ticket
         if ticket.waiting:
-            self._waiting.add(ticket)
+            self._waiting.add(ticket, self)
         else:
             self.is_ready(ticket)
 
@@ -395,7 +395,7 @@ class Client:
                 future._is_passed_on = True
             has_result = future._succeed(payloads[0], outcome)
             if is_awaited:
-                self._waiting.settle(future, payloads[0] if has_result else None)
+                self._waiting.settle(future, payloads[0] if has_result else None, self)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
@@ -429,7 +429,7 @@ class Client:
     def _fail(self, ticket: Ticket, opener: Opener, outcome: Outcome | None) -> None:
         self.forget(ticket)
         ticket.future._finish(opener, outcome)
-        self._waiting.settle(ticket.future, None)
+        self._waiting.settle(ticket.future, None, self)
 
     # -- cancelling and ending --
 
@@ -450,7 +450,7 @@ class Client:
         self.forget(ticket)
         self._waiting.remove(ticket)
         ticket.future._withdraw()
-        self._waiting.settle(ticket.future, None)
+        self._waiting.settle(ticket.future, None, self)
 
     def _killed(self, task: int) -> None:
         """The user wants a task ended; one that waits for another attempt ends here."""

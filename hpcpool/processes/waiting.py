@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -45,10 +46,12 @@ def take_results(ticket: Ticket, dependencies: Sequence[Future[Any]]) -> bool:
 
 
 class Waiting:
-    """Tickets and the futures whose results they lack. Belongs to the client's thread."""
+    """Tickets and the futures whose results they lack. Belongs to the client's thread.
 
-    def __init__(self, client: _Client) -> None:
-        self._client = client
+    It does not keep the client, which has it: a pool that has ended must go without the help of the collector.
+    """
+
+    def __init__(self) -> None:
         self._graph: Dependencies[Future[Any], Ticket] = Dependencies()
 
     def __contains__(self, future: Future[Any]) -> bool:
@@ -59,11 +62,11 @@ class Waiting:
         """Say whether anybody waits."""
         return bool(self._graph)
 
-    def add(self, ticket: Ticket) -> None:
+    def add(self, ticket: Ticket, client: _Client) -> None:
         """Let a ticket wait for what it lacks."""
         for dependency in self._graph.add(ticket, ticket.waiting or ()):
-            if not self._client.is_pending(dependency):
-                dependency.add_done_callback(self._foreign_done)  # if it is done: now
+            if not client.is_pending(dependency):
+                dependency.add_done_callback(functools.partial(self._foreign_done, client))  # if it is done: now
 
     def remove(self, ticket: Ticket) -> None:
         """The ticket is over; nothing happens if it was not waiting."""
@@ -73,12 +76,13 @@ class Waiting:
         """Nobody waits any more."""
         self._graph = Dependencies()
 
-    def settle(self, future: Future[Any], payload: Payload | BaseException | None) -> None:
+    def settle(self, future: Future[Any], payload: Payload | BaseException | None, client: _Client) -> None:
         """Go on with the calls that waited for a future: with its result, or without it all the way down.
 
         Args:
             future: it has finished.
             payload: its result; None: it has none; an error: what its result raised while it was pickled.
+            client: hears of the tickets that are ready, and of those that are over.
         """
         if not self._graph:
             return
@@ -87,19 +91,19 @@ class Waiting:
                 if ticket.waiting is not None:
                     ticket.parts[ticket.waiting.pop(future)] = payload
             for ticket in self._graph.done(future):
-                self._client.is_ready(ticket)
+                client.is_ready(ticket)
             return
         fallen: list[Future[Any]] = [future]
         while fallen:
             cause = fallen.pop()
             for ticket in self._graph.dependents(cause):
                 self._graph.remove(ticket)
-                self._client.forget(ticket)
+                client.forget(ticket)
                 _fail(ticket.future, cause, payload)
                 fallen.append(ticket.future)
             payload = None
 
-    def _foreign_done(self, future: Future[Any]) -> None:
+    def _foreign_done(self, client: _Client, future: Future[Any]) -> None:
         """A future that is not the client's is done; called in whatever thread completed it."""
         payload: Payload | BaseException | None = None
         if not outcomes.has_failed(future):
@@ -107,7 +111,7 @@ class Waiting:
                 payload = outcomes.payload_of(future)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
                 payload = outcomes.without_frames(error)
-        self._client.call_soon(lambda: self.settle(future, payload))
+        client.call_soon(lambda: self.settle(future, payload, client))
 
 
 def _fail(future: TaskFuture[Any], cause: Future[Any], error: BaseException | None) -> None:

@@ -1227,7 +1227,7 @@ def test_a_pool_that_has_ended_is_freed(no_collector: None):
     assert future.result() == 1
     pool.shutdown()
     client = weakref.ref(pool._client)
-    del pool, future
+    del pool, future, waiting
     assert wait_until(lambda: client() is None, timeout_s=10)
 
 

@@ -330,7 +330,8 @@ class Manager:
                 case orders.Give(worker, task):
                     self._give(worker, task)
                 case orders.StartWorker(worker):
-                    self._start_worker(worker)
+                    if not self._leaving:  # the fork server may be gone, and the worker would never end
+                        self._start_worker(worker)
                 case orders.TakeBack(worker):
                     self._take_back(worker)
                 case orders.EndWorker(worker):

@@ -16,5 +16,5 @@ def start_command(role: str, *arguments: object, executable: str | None = None) 
     # Imported here, because the fork server seldom needs it.
     from subprocess import _args_from_interpreter_flags  # type: ignore[attr-defined]
 
-    flags: list[str] = _args_from_interpreter_flags()
+    flags = [flag for flag in _args_from_interpreter_flags() if flag != "-P"]  # it stands there anyway
     return [executable or sys.executable, *flags, "-P", _START, role, *map(str, arguments)]

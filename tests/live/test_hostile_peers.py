@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 import hpcpool
@@ -275,3 +276,20 @@ def test_a_manager_whose_interchange_is_silent_leaves(tmp_path):
         until(lambda: Heartbeat() in interchange.hear())
         _, err = interchange.manager.communicate(timeout=PATIENCE_S)
         assert b"interchange lost" in err
+
+
+def test_a_manager_whose_fork_server_dies_before_its_welcome_leaves(tmp_path):
+    with FalseInterchange(tmp_path) as interchange:
+        interchange.hear()
+        manager = psutil.Process(interchange.manager.pid)
+        until(manager.children)
+        manager.suspend()
+        for child in manager.children():
+            child.kill()
+            until(lambda child=child: child.status() == psutil.STATUS_ZOMBIE)
+        # The manager now finds the end of its fork server and then its welcome, in one look; nothing else will wake it.
+        calm = msgspec.structs.replace(WELCOME, heartbeat_period_s=1e6, heartbeat_timeout_s=1e6)
+        interchange.stream.send(encode([calm]))
+        manager.resume()
+        _, err = interchange.manager.communicate(timeout=PATIENCE_S)
+        assert b"fork server gone" in err

@@ -34,6 +34,9 @@ try:
     with HPCPoolExecutor(1) as pool:
         running = pool.submit(calls.wait_for, folder / "gate", folder / "runs")
         pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
+        over = []
+        for future in pending:
+            future.add_done_callback(lambda future: over.append(future) or print("over", len(over), flush=True))
         while not ((folder / "runs").exists() and running.running()):
             time.sleep(0.005)
         print("busy", flush=True)
@@ -50,6 +53,7 @@ def test_the_first_ctrl_c_cancels_what_is_pending_and_lets_the_running_call_fini
         program.wait_for("busy")
         processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
         program.interrupt()
+        program.wait_for("over 9")
         (tmp_path / "gate").touch()
         assert program.finish() == 0, program.err
         assert "interrupted" in program.out
@@ -95,6 +99,9 @@ folder = Path(sys.argv[1])
 pool = HPCPoolExecutor(1)
 running = pool.submit(calls.wait_for, folder / "gate", folder / "runs")
 pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
+over = []
+for future in pending:
+    future.add_done_callback(lambda future: over.append(future) or print("over", len(over), flush=True))
 while not ((folder / "runs").exists() and running.running()):
     time.sleep(0.005)
 print("busy", flush=True)
@@ -107,6 +114,7 @@ def test_ctrl_c_in_a_program_without_a_with_block(tmp_path):
         program.wait_for("busy")
         processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
         program.interrupt()
+        program.wait_for("over 9")
         (tmp_path / "gate").touch()
         assert program.finish() == -signal.SIGINT
         assert "KeyboardInterrupt" in program.err

@@ -23,7 +23,9 @@ from hpcpool.providers.base import Provider
 from hpcpool.view import ExecutorView
 from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
-from hpcpool.wire.payload import Payload, pickle_call
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import pickle_call
+from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.setup import local_setup
 
 T = TypeVar("T")
@@ -115,7 +117,7 @@ class HPCPoolExecutor(Calls):
             self._check_open()
         future: TaskFuture[T] = client.new_future(options.name or name_of(fn))
         try:
-            call, dependencies, blobs = self._pickle(fn, args, kwargs)
+            call, dependencies, blobs = self._pickle(fn, args, kwargs, client.store)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
             note_culprit(error, fn, args, kwargs)
             future._finish(outcomes.raising(outcomes.without_frames(error)))
@@ -124,11 +126,11 @@ class HPCPoolExecutor(Calls):
         return future
 
     def _pickle(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, store: SegmentStore
     ) -> tuple[Payload, Sequence[Future[Any]], tuple[Blob, ...]]:
         function = function_within(fn)
         if function is None:
-            return (*pickle_call(fn, args, kwargs), ())
+            return (*pickle_call(fn, args, kwargs, store=store), ())
         blob = self._functions.blob_of(function)
         if len(blob.data) > _LARGEST_FUNCTION:
             raise pickle.PicklingError(
@@ -136,7 +138,7 @@ class HPCPoolExecutor(Calls):
                 f"at most {_LARGEST_FUNCTION} can be sent with a function: pass large data as arguments"
             )
         references = {id(function): (load_function, (blob.key,))}
-        return (*pickle_call(fn, args, kwargs, references), (blob,))
+        return (*pickle_call(fn, args, kwargs, references, store), (blob,))
 
     def _check_open(self) -> None:
         client = self._client

@@ -175,7 +175,19 @@ def describe(process: psutil.Process) -> str:
 
 
 def run_directories(directory: Path) -> set[Path]:
-    return set(directory.glob("hpcpool-*"))
+    """The run directories of pools there, and what these have in shared memory."""
+    return {*directory.glob("hpcpool-*"), *(place for place in segment_directories() if is_below(place, directory))}
+
+
+def segment_directories() -> set[Path]:
+    return set(Path("/dev/shm").glob("hpcpool-*"))
+
+
+def is_below(place: Path, directory: Path) -> bool:
+    try:
+        return (place / "run").readlink().is_relative_to(directory)
+    except FileNotFoundError:  # it has just gone, or just come
+        return False
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -397,13 +397,13 @@ def test_an_error_comes_in_its_place_and_cancels_the_rest(hand: ByHand, unordere
 
 @pytest.mark.parametrize("unordered", [False, True])
 def test_the_timeout_is_for_the_whole_iteration(hand: ByHand, unordered: bool):
-    results = hand.map(abs, range(3), timeout_s=0.3, unordered=unordered)
     start = time.monotonic()
+    results = hand.map(abs, range(3), timeout_s=0.3, unordered=unordered)
     hand.run(0)
     assert next(results) == 0
     with pytest.raises(TimeoutError):
         next(results)
-    assert 0.25 < time.monotonic() - start < 5
+    assert time.monotonic() - start >= 0.3
     assert [future.cancelled() for future in hand.futures] == [False, True, True]
 
 

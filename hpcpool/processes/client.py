@@ -8,6 +8,7 @@ payload for its own purposes and never raises into user code; callbacks of futur
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import os
@@ -35,6 +36,7 @@ from hpcpool.wire.messages import (
     Capacity,
     Kill,
     MessageError,
+    NodeGone,
     Outcome,
     Refused,
     Setup,
@@ -48,7 +50,7 @@ from hpcpool.wire.messages import (
     deal_frames,
     to_client,
 )
-from hpcpool.wire.payload import Payload, unpack
+from hpcpool.wire.packing import Payload, discard, unpack
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger("hpcpool")
@@ -68,6 +70,8 @@ class Client:
 
     def __init__(self, config: Config, setup: Setup, workers: int) -> None:
         self._interchange = InterchangeProcess(config)
+        #: The segments of arguments and results.
+        self.store = self._interchange.store
         self._workers = workers
         self._ids = itertools.count(1)
         self._inbox: deque[Ticket | Callable[[], None]] = deque()
@@ -78,7 +82,7 @@ class Client:
         self._waiting = Waiting()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
-        self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
+        self._sender = Sender(self._stream, config.crash_limit, [hello(), setup], self.store)
         self._broken: Broken | None = None
         #: What keeps the pool from ending; replaced, never changed.
         self._holds: frozenset[Hold] = frozenset()
@@ -257,6 +261,7 @@ class Client:
                 log.exception("the client's I/O thread failed")
                 self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
                 self._read_inbox()
+            self.store.outlive_pool()
             self._farewell()
         except BaseException:
             log.exception("the client's I/O thread failed; the interchange sees that and ends")
@@ -372,17 +377,21 @@ class Client:
                 self._break(message)
             case Refused(reason=reason):
                 self._break(Broken(f"the interchange refused this client: {reason}"))
+            case NodeGone(node=node):
+                self.store.sweep(node)
             case Warn(text=text):
                 log.warning("%s", text)
 
     def _on_outcome(self, outcome: Outcome, frames: list[Any]) -> None:
         ticket = self._tickets.get(outcome.id)
-        if ticket is None:
-            return  # cancelled in the meantime
-        self._sender.landed(ticket)
+        has_result = outcome.status <= Status.PAYLOAD_ERROR
+        if ticket is None:  # cancelled in the meantime
+            discard(self._interchange.directory, outcome.data, outcome.layout)
+            return
+        self._sender.landed(ticket, has_let_go=has_result and not (outcome.keeps_arguments or outcome.reruns))
         future = ticket.future
         try:
-            payloads = unpack(outcome.data, outcome.layout, frames) if outcome.status <= Status.PAYLOAD_ERROR else []
+            payloads = unpack(outcome.data, outcome.layout, frames, self.store.adopt) if has_result else []
         except ValueError as error:
             malformed = PayloadError(f"the outcome of {future._name} is malformed: {error}")
             self._fail(ticket, outcomes.raising(malformed), None)
@@ -393,9 +402,9 @@ class Client:
             is_awaited = future in self._waiting
             if is_awaited:
                 future._is_passed_on = True
-            has_result = future._succeed(payloads[0], outcome)
+            is_taken = future._succeed(payloads[0], outcome)
             if is_awaited:
-                self._waiting.settle(future, payloads[0] if has_result else None, self)
+                self._waiting.settle(future, payloads[0] if is_taken else None, self)
             return
         opener = outcomes.failure(outcome, payloads, future._name)
         future._outcome = outcome
@@ -408,12 +417,15 @@ class Client:
     def _ask_for_retry(self, ticket: Ticket, opener: Opener, outcome: Outcome) -> None:
         """Find out whether a call is tried again, in a thread of its own: `retry_on` may sleep, or use the pool."""
 
+        retry_on, name = ticket.options.retry_on, ticket.future._name
+        held = [ticket]  # the frames below live as long as the error does, and the arguments must not
+
         def ask() -> None:
-            new_opener, is_retried = outcomes.ask_retry_on(ticket.options.retry_on, opener)
-            self._put(lambda: self._go_on(ticket, new_opener, outcome, is_retried))
+            new_opener, is_retried = outcomes.ask_retry_on(retry_on, opener)
+            self._put(functools.partial(self._go_on, held.pop(), new_opener, outcome, is_retried))
 
         try:
-            threading.Thread(target=ask, name=f"hpcpool retry_on of {ticket.future._name}", daemon=True).start()
+            threading.Thread(target=ask, name=f"hpcpool retry_on of {name}", daemon=True).start()
         except RuntimeError:  # no threads any more (see `joining`): better here than not at all
             ask()
 

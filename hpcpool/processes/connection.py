@@ -17,6 +17,11 @@ class Connection(msgspec.Struct, forbid_unknown_fields=True):
     directory: str
 
 
+def node_prefix(block: str) -> str:
+    """Return what the names of a block's node directories, and of the segments made there, begin with."""
+    return f"node-{block}."
+
+
 def write_connection(path: str, connection: Connection) -> None:
     """Write the file so that nobody ever reads half of it."""
     temporary = f"{path}.new"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import selectors
-import shutil
 import signal
 import socket
 import sys
@@ -21,6 +20,7 @@ from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.start_command import start_command
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager, WorkerEnded, WorkerNotStarted, WorkerStarted
+from hpcpool.wire.segments import remove_run_directory
 
 #: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
 _VANISH_S = 2.0
@@ -84,7 +84,7 @@ class ForkServer:
         """Do it in place of all the others, who may have been killed together."""
         run_directory = os.path.dirname(self._node_directory)
         if os.path.exists(os.path.join(run_directory, "connection.json")):  # else the node's folder is somewhere else
-            shutil.rmtree(run_directory, ignore_errors=True)
+            remove_run_directory(run_directory)
 
     def _say(self, message: ToManager) -> None:
         self._unsaid.append(message)

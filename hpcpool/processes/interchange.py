@@ -13,7 +13,6 @@ import itertools
 import logging
 import os
 import queue
-import shutil
 import signal
 import socket
 import sys
@@ -26,7 +25,7 @@ from hpcpool.config import Config
 from hpcpool.core.scheduler import End, Ended, Scheduler
 from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
-from hpcpool.processes.connection import Connection, write_connection
+from hpcpool.processes.connection import Connection, node_prefix, write_connection
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.streams import Streams
@@ -43,6 +42,7 @@ from hpcpool.wire.messages import (
     Hello,
     Kill,
     MessageError,
+    NodeGone,
     Outcome,
     Refused,
     Register,
@@ -60,6 +60,8 @@ from hpcpool.wire.messages import (
     from_client,
     from_manager,
 )
+from hpcpool.wire.packing import discard
+from hpcpool.wire.segments import remove_run_directory
 from hpcpool.wire.stream import Message, Stream
 from hpcpool.wire.versions import disagreement, hello
 
@@ -307,6 +309,8 @@ class Interchange:
             del self._tasks[outcome.id]
             self._to_client.append(outcome)
             self._frames_to_client.extend(frames)
+        else:
+            discard(self._directory, outcome.data, outcome.layout)
 
     def _on_manager(self, name: bytes, message: FromManager) -> None:
         if name not in self._streams:
@@ -399,6 +403,8 @@ class Interchange:
             reason,
         )
         host = manager.hello.host
+        if manager.block and not self._stopping:
+            self._to_client.append(NodeGone(node_prefix(manager.block)))
         self._end(ended, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
 
     def _give_up(self, name: bytes, reason: str) -> None:
@@ -503,4 +509,4 @@ class Interchange:
         sessions.kill_descendants(_VANISH_S)
         self._streams.close()
         self._listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        remove_run_directory(self._directory)

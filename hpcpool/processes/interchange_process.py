@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import select
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -16,6 +15,7 @@ from hpcpool.config import Config
 from hpcpool.errors import ConfigError
 from hpcpool.processes import sessions
 from hpcpool.processes.start_command import start_command
+from hpcpool.wire import segments
 from hpcpool.wire.stream import Stream
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
@@ -36,9 +36,13 @@ class InterchangeProcess:
         try:
             with open(os.path.join(self.directory, "config.json"), "wb") as file:
                 file.write(config.to_json())
+            outer = sessions.node_directory()
+            segments.make_directories(self.directory, os.path.dirname(outer) if outer is not None else None)
+            #: The segments of the client.
+            self.store = segments.SegmentStore(self.directory, "client")
             self._start()
         except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            segments.remove_run_directory(self.directory)
             raise
 
     def _start(self) -> None:
@@ -93,7 +97,7 @@ class InterchangeProcess:
         self._wait_for_census()
         self.stream.close()
         os.close(self._census)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        segments.remove_run_directory(self.directory)
 
     def after_fork(self) -> None:
         """In a forked child: close our ends, so that the parent's death is still seen."""

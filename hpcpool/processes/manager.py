@@ -23,14 +23,14 @@ from hpcpool.core.node import Node
 from hpcpool.processes import sessions
 from hpcpool.processes.blob_files import BlobFiles, write_file
 from hpcpool.processes.census import is_client_gone
-from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.connection import Connection, node_prefix, read_connection
 from hpcpool.processes.cores import usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.long_runs import LongRuns
 from hpcpool.processes.stderr_relay import StderrRelay
-from hpcpool.processes.worker import READY
+from hpcpool.processes.worker import READY, segment_maker
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
@@ -60,7 +60,8 @@ from hpcpool.wire.messages import (
     encode,
     to_manager,
 )
-from hpcpool.wire.payload import pack
+from hpcpool.wire.packing import discard, pack
+from hpcpool.wire.segments import remove_run_directory, sweep
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import hello
 
@@ -105,7 +106,7 @@ class Manager:
         #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
         self._can_start_workers = False
         home = connection.directory if os.path.isdir(connection.directory) else None
-        self._directory = tempfile.mkdtemp(prefix=f"node-{block}-", dir=home)
+        self._directory = tempfile.mkdtemp(prefix=node_prefix(block), dir=home)
         self._fork_server = ForkServerHandle(self._directory, connection.start_method, census)
         self._node: Node | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
@@ -418,6 +419,8 @@ class Manager:
                 self._out.append(outcome)
                 if frames:
                     self._out_frames.extend(frames)
+            else:
+                discard(self._run_directory, outcome.data, outcome.layout)
 
     def _on_ready(self, handle: WorkerHandle, outcome: Outcome, now: float) -> None:
         assert self._node is not None
@@ -462,6 +465,9 @@ class Manager:
         unread = handle.take_back(dead=True)
         next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         self._forget_worker(handle)
+        if message.exit_code:
+            maker = segment_maker(os.path.basename(self._directory), handle.number)
+            sweep(self._run_directory, f"{maker}.", untold=True)
         self._refill = True
         if self._leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node
@@ -538,5 +544,5 @@ class Manager:
         self._relay.close(timeout_s=1.0)
         shutil.rmtree(self._directory, ignore_errors=True)
         if not self._interchange_open and is_client_gone(self._census):
-            shutil.rmtree(self._run_directory, ignore_errors=True)  # killed both of them: nobody else is left
+            remove_run_directory(self._run_directory)  # killed both of them: nobody else is left
         self._stream.close()

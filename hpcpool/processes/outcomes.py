@@ -13,7 +13,8 @@ from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
-from hpcpool.wire.payload import Payload, pickle_value
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import pickle_value
 
 #: A chain of failed dependencies is named up to this many calls.
 _NAMED_CALLS = 5
@@ -93,6 +94,8 @@ def ask_retry_on(
     except BaseException as own_error:  # noqa: BLE001 - the user's function
         own_error.__cause__ = error
         return raising(own_error), False
+    finally:
+        error = None  # its frames lead here: a cycle
 
 
 def raising(error: BaseException) -> Opener:

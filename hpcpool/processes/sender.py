@@ -6,14 +6,15 @@ Used by the client's I/O thread, and by a submitting thread when the pool is idl
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from typing import Any
 
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.processes.blob_ledger import BlobLedger
 from hpcpool.processes.ticket import SENT, Ticket
 from hpcpool.wire.messages import Task, encode
-from hpcpool.wire.payload import pack
+from hpcpool.wire.packing import Packed, pack
+from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.stream import Stream
 
 #: How many tasks go into one message: enough to pay for the message, few enough that the first is not kept waiting.
@@ -32,10 +33,12 @@ class Sender:
         stream: to the interchange.
         crash_limit: of calls that have none of their own.
         first: the messages that go out before all others.
+        store: the segments that workers can open.
     """
 
-    def __init__(self, stream: Stream, crash_limit: int, first: list[Any]) -> None:
+    def __init__(self, stream: Stream, crash_limit: int, first: list[Any], store: SegmentStore) -> None:
         self._stream = stream
+        self._store = store
         self._crash_limit = crash_limit
         # An RLock: the garbage collector may drop an executor, and so close a pool, while a thread has it.
         self._lock = threading.RLock()
@@ -74,11 +77,11 @@ class Sender:
         with self._lock:
             if self._out or self._stream.wants_to_write or not self._blobs.knows(ticket.blobs):
                 return False
-            task, frames, size = _message(ticket, self._crash_limit)
-            if frames:
+            task, packed, size = self._message(ticket)
+            if packed.frames:
                 return False
             self._blobs.use(ticket.blobs)
-            self._note_on_its_way(ticket, size)
+            self._note_on_its_way(ticket, packed, size)
             self._stream.send_interruptibly(encode([task]))
             return True
 
@@ -93,9 +96,18 @@ class Sender:
                         self._flush()
             self._flush()
 
-    def landed(self, ticket: Ticket) -> None:
-        """A ticket that was on its way is here again."""
+    def landed(self, ticket: Ticket, *, has_let_go: bool = False) -> None:
+        """A ticket that was on its way is here again.
+
+        Args:
+            has_let_go: the worker that ran it no longer looks at its segments.
+        """
         if ticket.sent_bytes:
+            if ticket.segments:
+                if not has_let_go:
+                    for segment in ticket.segments:
+                        segment.spoil()
+                ticket.segments = ()
             with self._lock:
                 self.in_flight -= 1
                 self._in_flight_bytes -= ticket.sent_bytes
@@ -104,14 +116,36 @@ class Sender:
                     self._out += self._blobs.release(ticket.blobs)
 
     def _write(self, ticket: Ticket) -> None:
-        task, frames, size = _message(ticket, self._crash_limit)
+        task, packed, size = self._message(ticket)
         self._out += self._blobs.use(ticket.blobs)
         self._out.append(task)
-        self._out_frames += frames
-        self._note_on_its_way(ticket, size)
+        self._out_frames += packed.frames
+        self._note_on_its_way(ticket, packed, size)
 
-    def _note_on_its_way(self, ticket: Ticket, size: int) -> None:
+    def _message(self, ticket: Ticket) -> tuple[Task, Packed, int]:
+        """Return what tells the interchange of a ticket, what goes with it, and the bytes of both (at least 1)."""
+        options = ticket.options
+        payloads = [ticket.call, *ticket.parts] if ticket.parts else [ticket.call]
+        packed = pack(payloads, self._store)  # type: ignore[arg-type]  # by now all parts are there
+        frames = packed.frames
+        task = Task(
+            ticket.id,
+            packed.data,
+            packed.layout,
+            len(frames),
+            tuple(blob.key for blob in ticket.blobs) if ticket.blobs else (),
+            options.priority,
+            options.timeout_s,
+            options.crash_limit or self._crash_limit,
+        )
+        size = 1 + len(packed.data)
+        if frames:
+            size += sum(memoryview(frame).nbytes for frame in frames)
+        return task, packed, size
+
+    def _note_on_its_way(self, ticket: Ticket, packed: Packed, size: int) -> None:
         ticket.sent_bytes = size
+        ticket.segments = packed.segments
         self.in_flight += 1
         self._in_flight_bytes += size
         if not ticket.options.retries:
@@ -123,24 +157,3 @@ class Sender:
             self._out, self._out_frames = [], []
         elif self._stream.wants_to_write:
             self._stream.flush()
-
-
-def _message(ticket: Ticket, crash_limit: int) -> tuple[Task, Sequence[Any], int]:
-    """Return what tells the interchange of a ticket, the frames that go with it, and the bytes of both (at least 1)."""
-    options = ticket.options
-    packed = pack([ticket.call, *ticket.parts]) if ticket.parts else pack([ticket.call])  # type: ignore[list-item]
-    frames = packed.frames
-    task = Task(
-        ticket.id,
-        packed.data,
-        packed.layout,
-        len(frames),
-        tuple(blob.key for blob in ticket.blobs) if ticket.blobs else (),
-        options.priority,
-        options.timeout_s,
-        options.crash_limit or crash_limit,
-    )
-    size = 1 + len(packed.data)
-    if frames:
-        size += sum(memoryview(frame).nbytes for frame in frames)
-    return task, frames, size

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Outcome, Run, Status
-from hpcpool.wire.payload import Payload, unpickle
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import unpickle
+from hpcpool.wire.segments import Segment
 
 T = TypeVar("T")
 
@@ -56,12 +58,24 @@ class TaskInfo:
 Opener = Callable[[], tuple[Any, BaseException | None]]
 
 
-def open_result(payload: Payload, name: str) -> tuple[Any, BaseException | None]:
-    """Open a call's result; if it cannot be unpickled, that is the outcome."""
+def open_result(payload: Payload, name: str, *, is_last: bool) -> tuple[Any, BaseException | None]:
+    """Open a call's result (for the last time?); if it cannot be unpickled, that is the outcome."""
     try:
-        return unpickle(payload), None
+        return unpickle(payload, is_last=is_last), None
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
         return None, unpickle_payload_error(pickle_failure(error), f"the result of {name} cannot be unpickled")
+
+
+def _costs_little(payload: Payload) -> bool:
+    """Say whether a payload takes little memory besides the value that was made of it."""
+    if type(payload.data) is Segment or len(payload.data) > _KEPT_BYTES:
+        return False
+    return all(type(buffer) is Segment and buffer.is_view for buffer in payload.buffers)
+
+
+def _own(payload: Payload) -> Payload:
+    """Return a payload whose buffers nobody else has; a segment gives memory of one's own anyway."""
+    return Payload(payload.data, [b if type(b) is Segment else bytearray(b) for b in payload.buffers])
 
 
 class Controller(Protocol):
@@ -370,13 +384,13 @@ class TaskFuture(Future[T], Generic[T]):
             payload = self._payload
             if payload is None:
                 return
-            if payload.buffers or len(payload.data) > _KEPT_BYTES:
-                self._payload = None
             is_shared = self._is_passed_on
+            if not (is_kept := _costs_little(payload)):
+                self._payload = None
         try:
             # The user may change a value that shares memory with its buffers; other calls are to get it as it came.
-            buffers = [bytearray(buffer) for buffer in payload.buffers] if is_shared else payload.buffers
-            self._value, self._error = open_result(Payload(payload.data, buffers), self._name)
+            own = _own(payload) if is_shared else payload
+            self._value, self._error = open_result(own, self._name, is_last=not (is_shared or is_kept))
         except BaseException:
             self._payload = payload
             raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.wire.functions import Blob
-from hpcpool.wire.payload import Payload
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.segments import Segment
 
 #: Takes the place of a payload that has been sent and will not be needed again.
 SENT = Payload(b"")
@@ -29,7 +30,7 @@ class CallOptions(NamedTuple):
 class Ticket:
     """One pending call."""
 
-    __slots__ = ("blobs", "call", "future", "id", "is_killed", "options", "parts", "sent_bytes", "waiting")
+    __slots__ = ("blobs", "call", "future", "id", "is_killed", "options", "parts", "segments", "sent_bytes", "waiting")
 
     def __init__(
         self, future: TaskFuture[Any], call: Payload, options: CallOptions, blobs: tuple[Blob, ...] = ()
@@ -45,6 +46,8 @@ class Ticket:
         self.parts: list[Payload | None] = _NOTHING
         #: The futures whose results are not there yet, and the place of each in `parts`.
         self.waiting: dict[Future[Any], int] | None = None
+        #: What of the call is in shared memory, while it is on its way.
+        self.segments: Sequence[Segment] = ()
         #: Bytes on their way to the interchange or beyond; 0: still here.
         self.sent_bytes = 0
 

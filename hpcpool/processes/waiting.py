@@ -11,7 +11,7 @@ from hpcpool.core.dependencies import Dependencies
 from hpcpool.processes import outcomes
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import Ticket
-from hpcpool.wire.payload import Payload
+from hpcpool.wire.packing import Payload
 
 
 class _Client(Protocol):

@@ -28,7 +28,9 @@ from hpcpool.wire import functions
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.link import read_call, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
-from hpcpool.wire.payload import Packed, Payload, install_main, pack, pickle_value, unpack, unpickle_call
+from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
+from hpcpool.wire.payload import install_main, pickle_value, unpickle_call
+from hpcpool.wire.segments import Opened, SegmentStore
 from hpcpool.wire.setup import open_setup
 
 #: The id of the outcome by which a worker says that it is ready (OK), or that its initializer failed (FAILED).
@@ -60,10 +62,23 @@ def serve(number: int, node_directory: str, calls: socket.socket, link: socket.s
     os.environ[MARK] = mark(node_directory, number)
     try:
         if _prepare(number, node_directory, link):
-            _run_calls(calls, link)
+            _run_calls(calls, link, _store(number, node_directory))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(1)  # the manager is gone, and whoever watches over it ends us anyway
     _leave()
+
+
+def _store(number: int, node_directory: str) -> SegmentStore | None:
+    """Return where large results go; None where the client has no shared memory with this node."""
+    run_directory, node = os.path.split(node_directory)
+    if not os.path.isdir(os.path.join(run_directory, "shm", "free")):
+        return None
+    return SegmentStore(run_directory, segment_maker(node, number), tells=True)
+
+
+def segment_maker(node: str, number: int) -> str:
+    """Return what the names of a worker's segments begin with; `node` is the last part of its node's directory."""
+    return f"{node}.{number}"
 
 
 def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
@@ -99,14 +114,14 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     return True
 
 
-def _run_calls(calls: socket.socket, link: socket.socket) -> None:
+def _run_calls(calls: socket.socket, link: socket.socket, store: SegmentStore | None) -> None:
     me = os.getpid()
     used, unaccounted_s = resource.getrusage(resource.RUSAGE_SELF), 0.0
     waiting = select.poll()
     waiting.register(calls, select.POLLIN)
     while (received := read_call(calls, link, waiting)) is not None:
         started_at, start = time.time(), time.perf_counter()
-        outcome, frames = _run(*received)
+        outcome, packed = _run(*received, store)
         if os.getpid() != me:
             os._exit(1)  # a child that the call has forked, and that has run out of the call: its parent answers
         del received
@@ -121,20 +136,28 @@ def _run_calls(calls: socket.socket, link: socket.socket) -> None:
             used, unaccounted_s = now, 0.0
         outcome.peak_memory_bytes = used.ru_maxrss * _RSS_UNIT
         _flush()
-        write_outcome(link, outcome, frames)
-        del frames
+        for segment in packed.segments:
+            segment.tell()
+        write_outcome(link, outcome, packed.frames)
+        del packed
 
 
-def _run(task: Task, frames: list[Any]) -> tuple[Outcome, Any]:
+def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Outcome, Packed]:
     """Run one call; whatever happens in it becomes its outcome."""
-    status, payload = _open_and_call(task, frames)
-    packed = pack([payload])
-    return _outcome(task.id, status, packed), packed.frames
+    opened = Opened(store.run_directory) if store is not None and task.layout else None
+    status, payload = _open_and_call(task, frames, opened, store)
+    packed = pack([payload], store)
+    del payload
+    outcome = _outcome(task.id, status, packed)
+    outcome.keeps_arguments = opened is not None and opened.are_in_use
+    return outcome, packed
 
 
-def _open_and_call(task: Task, frames: list[Any]) -> tuple[Status, Payload]:
+def _open_and_call(
+    task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None
+) -> tuple[Status, Payload]:
     try:
-        function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames))
+        function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()
@@ -143,7 +166,7 @@ def _open_and_call(task: Task, frames: list[Any]) -> tuple[Status, Payload]:
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
     try:
-        return Status.OK, pickle_value(result)
+        return Status.OK, pickle_value(result, store=store)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import tblib
 
 from hpcpool.errors import PayloadError, RemoteError
-from hpcpool.wire.payload import Payload, pickle_value, unpickle
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import pickle_value, unpickle
 
 #: Frames that travel, from each end of a traceback: `tblib` nests them, and deep nesting cannot be pickled.
 _FRAMES = 50

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 #: Raised whenever a message changes shape; peers with another number are refused.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class Struct(msgspec.Struct, array_like=True, frozen=False, gc=False):
@@ -25,7 +25,7 @@ class Task(Struct, tag=1):
     """One submitted call on its way to a worker."""
 
     id: int
-    #: The inline part of the payload (see `wire.payload.pack`).
+    #: The inline part of the payload (see `wire.packing.pack`).
     data: bytes
     layout: tuple[int, ...] = ()
     #: How many frames behind the header belong to this task.
@@ -83,6 +83,8 @@ class Outcome(Struct, tag=2):
     crash: Crash | None = None
     #: How often the call was run again before, because its worker died or its node was lost.
     reruns: int = 0
+    #: The worker still looks at segments of the call's arguments: it has put some of them aside.
+    keeps_arguments: bool = False
 
 
 class Hello(Struct, tag=10):
@@ -230,8 +232,15 @@ class Withdrawn(Struct, tag=28):
     ids: list[int]
 
 
+class NodeGone(Struct, tag=29):
+    """A manager has gone, and all that came from it has been passed on before this."""
+
+    #: What the names of its segments begin with.
+    node: str
+
+
 FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop
-ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused
+ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone
 FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat
 ToManager = Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat
 

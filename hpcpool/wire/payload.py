@@ -1,4 +1,4 @@
-"""Payloads: what is pickled on one side and unpickled on the other, and how its pieces are packed into a message.
+"""Payloads: what is pickled on one side and unpickled on the other (see `wire.packing` for its way in between).
 
 Only the client and the workers open payloads. Plain pickle (protocol 5, large buffers out of band) is tried first;
 what it cannot do by reference (anything of `__main__`, lambdas, closures, local classes) goes through cloudpickle by
@@ -18,34 +18,17 @@ from typing import Any, NamedTuple
 
 from hpcpool.errors import UnsharableError
 from hpcpool.wire import by_value
+from hpcpool.wire.packing import Buffer, Payload
+from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
 
 #: Buffers below this stay inside the pickle: an own frame costs about as much as copying this many bytes.
 OUT_OF_BAND_BYTES = 16 * 1024
-#: Pieces up to this many bytes travel inside the header.
-INLINE_BYTES = 16 * 1024
 
 #: In a pickle: something of `__main__` by reference, which a worker could not follow.
 _MAIN = b"__main__"
 #: The module of pipe ends. Plain pickle copies the number of a descriptor, which is another one in a worker.
 _PIPES = "multiprocessing.connection"
 _PIPES_BYTES = _PIPES.encode()
-
-Buffer = Any  # bytes, bytearray or memoryview
-
-
-class Payload(NamedTuple):
-    """One pickled object: the pickle and its out-of-band buffers."""
-
-    data: bytes
-    buffers: Sequence[Buffer] = ()
-
-
-class Packed(NamedTuple):
-    """Payloads laid out for a message; see `pack`."""
-
-    data: bytes
-    layout: tuple[int, ...]
-    frames: Sequence[Buffer]
 
 
 class PickledCall(NamedTuple):
@@ -55,86 +38,6 @@ class PickledCall(NamedTuple):
     dependencies: Sequence[Future[Any]]
 
 
-# -- packing ----------------------------------------------------------------------------------------------------------
-
-
-def pack(payloads: Sequence[Payload]) -> Packed:
-    """Lay out payloads: small pieces joined inline, large ones as frames.
-
-    The layout is empty for the common case of one small pickle. Otherwise it holds, for each payload, the number of
-    its pieces and then each piece's length; -1 stands for the next frame.
-    """
-    if len(payloads) == 1 and not payloads[0].buffers and len(payloads[0].data) <= INLINE_BYTES:
-        return Packed(payloads[0].data, (), ())
-    inline: list[Buffer] = []
-    frames: list[Buffer] = []
-    layout: list[int] = []
-    for payload in payloads:
-        layout.append(1 + len(payload.buffers))
-        for piece in (payload.data, *payload.buffers):
-            size = memoryview(piece).nbytes
-            if size <= INLINE_BYTES:
-                inline.append(piece)
-                layout.append(size)
-            else:
-                frames.append(piece)
-                layout.append(-1)
-    return Packed(b"".join(inline), tuple(layout), frames)
-
-
-def unpack(data: Buffer, layout: Sequence[int], frames: Sequence[Buffer]) -> list[Payload]:
-    """Undo `pack`. Inline out-of-band buffers are copied, so that what is built on them can be written to.
-
-    Raises ValueError when layout and pieces do not fit.
-    """
-    if not layout:
-        if frames:
-            raise ValueError(f"{len(frames)} frames came without a layout")
-        return [Payload(data)]
-    pieces = _Pieces(data, frames)
-    payloads: list[Payload] = []
-    position = 0
-    while position < len(layout):
-        count = layout[position]
-        lengths = layout[position + 1 : position + 1 + count]
-        if count < 1 or len(lengths) != count:
-            raise ValueError(f"layout names {count} pieces, {len(lengths)} lengths follow")
-        position += 1 + count
-        first = pieces.take(lengths[0])
-        payloads.append(Payload(first, [pieces.take(length, is_buffer=True) for length in lengths[1:]]))
-    pieces.check_all_taken()
-    return payloads
-
-
-class _Pieces:
-    """The inline bytes and the frames of a message, from the front."""
-
-    def __init__(self, data: Buffer, frames: Sequence[Buffer]) -> None:
-        self._view = memoryview(data)
-        self._frames = frames
-        self._offset = 0
-        self._used = 0
-
-    def take(self, length: int, is_buffer: bool = False) -> Buffer:
-        """Return the next frame (length below 0), or that many inline bytes; buffers are copied."""
-        if length >= 0:
-            piece = self._view[self._offset : self._offset + length]
-            self._offset += length
-            return bytearray(piece) if is_buffer else piece
-        if self._used == len(self._frames):
-            raise ValueError(f"layout names more frames than the {self._used} that came")
-        self._used += 1
-        return self._frames[self._used - 1]
-
-    def check_all_taken(self) -> None:
-        """Raise if the layout did not fit."""
-        if self._offset != len(self._view) or self._used != len(self._frames):
-            raise ValueError(
-                f"layout names {self._offset} inline bytes and {self._used} frames, "
-                f"{len(self._view)} and {len(self._frames)} came"
-            )
-
-
 # -- calls ------------------------------------------------------------------------------------------------------------
 
 
@@ -142,27 +45,47 @@ class _NeedsValue(Exception):
     """Plain pickle met something that only cloudpickle can carry."""
 
 
-def _keep_in_band(buffers: list[Buffer], is_captured: bool, buffer: pickle.PickleBuffer) -> bool:
-    """Say whether a buffer stays inside the pickle; note it in `buffers` if it does not."""
-    try:
-        raw = buffer.raw()
-    except BufferError:  # not contiguous: pickle copies it
-        return True
-    if raw.nbytes < OUT_OF_BAND_BYTES:
-        return True
-    # Arguments are captured at submit: what the caller changes in place later must not be seen by the call. Read-only
-    # memory may be a view of what can change; only bytes never do.
-    buffers.append(bytearray(raw) if is_captured and type(raw.obj) is not bytes else raw)
-    return False
+class _Keeper:
+    """Says where large buffers go that are met while pickling: into segments, if there is a store.
+
+    Args:
+        is_captured: what the caller changes in place later must not be seen; else what does not go into a segment is
+            sent before the caller goes on.
+    """
+
+    __slots__ = ("_is_captured", "store")
+
+    def __init__(self, store: SegmentStore | None, is_captured: bool) -> None:
+        self.store = store
+        self._is_captured = is_captured
+
+    def keep_in_band(self, buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
+        """Say whether a buffer stays inside the pickle; note it in `buffers` if it does not."""
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous: pickle copies it
+            return True
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        if self.store is not None and raw.nbytes >= SEGMENT_BYTES:
+            buffers.append(self.store.write(raw))
+        else:
+            # Read-only memory may be a view of what can change; only bytes never do.
+            buffers.append(bytearray(raw) if self._is_captured and type(raw.obj) is not bytes else raw)
+        return False
+
+    def payload(self, data: bytes, buffers: list[Buffer]) -> Payload:
+        """Return what was pickled; a large pickle is a segment, too."""
+        if self.store is not None and len(data) >= SEGMENT_BYTES:
+            return Payload(self.store.write(data), buffers)
+        return Payload(data, buffers)
 
 
 class _Collector:
     """What both picklers gather besides bytes: large buffers and the futures met."""
 
-    def __init__(
-        self, references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]], is_captured: bool = True
-    ) -> None:
-        self.is_captured = is_captured
+    def __init__(self, references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]], keeper: _Keeper) -> None:
+        self.keeper = keeper
         self.buffers: list[Buffer] = []
         self.futures: list[Future[Any]] = []
         self._placeholders: dict[int, int] = {}
@@ -180,7 +103,7 @@ class _PlainPickler(pickle.Pickler):
     """The fast way: refuses what must go by value instead of writing a reference that no worker can follow."""
 
     def __init__(self, file: io.BytesIO, found: _Collector) -> None:
-        super().__init__(file, 5, buffer_callback=functools.partial(_keep_in_band, found.buffers, found.is_captured))
+        super().__init__(file, 5, buffer_callback=functools.partial(found.keeper.keep_in_band, found.buffers))
         self._found = found
 
     def reducer_override(self, obj: Any) -> Any:
@@ -207,7 +130,7 @@ class _ValuePickler(by_value.Pickler):
 
     @staticmethod
     def _buffer_callback(found: _Collector) -> Callable[[pickle.PickleBuffer], bool] | None:
-        return functools.partial(_keep_in_band, found.buffers, found.is_captured)
+        return functools.partial(found.keeper.keep_in_band, found.buffers)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Future):
@@ -224,6 +147,8 @@ class _ValuePickler(by_value.Pickler):
 
 
 _NO_REFERENCES: dict[int, Any] = {}
+_CAPTURING = _Keeper(None, is_captured=True)
+_LENDING = _Keeper(None, is_captured=False)
 
 
 def pickle_call(
@@ -231,59 +156,95 @@ def pickle_call(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] | None = None,
+    store: SegmentStore | None = None,
 ) -> PickledCall:
-    """Pickle a call; `references` maps the id of an object to what is pickled in its place.
+    """Pickle a call.
+
+    Args:
+        fn, args, kwargs: the call.
+        references: from the id of an object to what is pickled in its place.
+        store: makes segments of large buffers.
 
     Raises whatever makes the arguments impossible to pickle (`SystemExit` becomes `PicklingError`).
     """
+    keeper = _CAPTURING if store is None else _Keeper(store, is_captured=True)
     try:
-        payload, futures = _pickle((fn, args, kwargs), references or _NO_REFERENCES)
+        payload, futures = _pickle((fn, _lifted(args, store), kwargs), references or _NO_REFERENCES, keeper)
     except SystemExit as error:
         raise pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling") from error
     return PickledCall(payload, futures)
 
 
-def pickle_value(value: Any, *, is_captured: bool = False) -> Payload:
+def pickle_value(value: Any, *, is_captured: bool = False, store: SegmentStore | None = None) -> Payload:
     """Pickle a call's result, or any single object without futures in it.
 
     Args:
         is_captured: copy large buffers, as the user may change them while the payload waits.
+        store: makes segments of large buffers.
     """
-    payload, futures = _pickle(value, _NO_REFERENCES, is_captured)
+    keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING
+    payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
     if futures:
         raise TypeError("a future cannot be sent back as (part of) a result; return its value, or use join()")
     return payload
 
 
-def _pickle(obj: Any, references: dict[int, Any], is_captured: bool = True) -> tuple[Payload, Sequence[Future[Any]]]:
+class _Bytes:
+    """Stands for a large bytes object, which pickle would copy into its stream."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Callable[[Buffer], bytes], tuple[pickle.PickleBuffer]]:
+        return load_bytes, (pickle.PickleBuffer(self._value),)
+
+
+def load_bytes(buffer: Buffer) -> bytes:
+    """Return a large bytes object that travelled as a buffer; called by pickle."""
+    return buffer if type(buffer) is bytes else bytes(buffer)
+
+
+def _lifted(args: tuple[Any, ...], store: SegmentStore | None) -> tuple[Any, ...]:
+    """Let large bytes objects among the arguments themselves travel as buffers."""
+    if store is None:
+        return args
+    for arg in args:
+        if type(arg) is bytes and len(arg) >= SEGMENT_BYTES:
+            return tuple(_Bytes(arg) if type(arg) is bytes and len(arg) >= SEGMENT_BYTES else arg for arg in args)
+    return args
+
+
+def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]]:
     if not references and not by_value.has_registered_modules():
         # By far the most calls: what plain pickle can do without being asked about any object.
         buffers: list[Buffer] = []
         try:
-            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(_keep_in_band, buffers, is_captured))
+            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(keeper.keep_in_band, buffers))
         except Exception:  # noqa: BLE001 - a future, a lambda, …: the thorough ways below know what to do
             data = _MAIN
         if _MAIN not in data and _PIPES_BYTES not in data:
-            return Payload(data, buffers), ()
-    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references, is_captured)
+            return keeper.payload(data, buffers), ()
+    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references, keeper)
     if plain is not None:
         return plain
-    found = _Collector(references, is_captured)
-    return Payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
+    found = _Collector(references, keeper)
+    return keeper.payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
 
 
 def _pickle_plainly(
-    obj: Any, references: dict[int, Any], is_captured: bool
+    obj: Any, references: dict[int, Any], keeper: _Keeper
 ) -> tuple[Payload, Sequence[Future[Any]]] | None:
     """Pickle without cloudpickle; None if that cannot be done."""
-    found = _Collector(references, is_captured)
+    found = _Collector(references, keeper)
     file = io.BytesIO()
     try:
         _PlainPickler(file, found).dump(obj)
     except Exception:  # noqa: BLE001 - whatever stopped plain pickle, cloudpickle has the last word
         return None
     data = file.getvalue()
-    return (Payload(data, found.buffers), found.futures) if _MAIN not in data else None
+    return (keeper.payload(data, found.buffers), found.futures) if _MAIN not in data else None
 
 
 def _dump(pickler: type[_ValuePickler], obj: Any, found: _Collector) -> bytes:
@@ -313,9 +274,18 @@ def load_dependency(index: int) -> Any:
     return _dependencies[index]
 
 
-def unpickle(payload: Payload) -> Any:
-    """Rebuild the object of one payload."""
-    return pickle.loads(payload.data, buffers=payload.buffers)
+def unpickle(payload: Payload, *, is_last: bool = False) -> Any:
+    """Rebuild the object of one payload.
+
+    Args:
+        is_last: nobody will open its segments again.
+    """
+    data, buffers = payload
+    if type(data) is Segment:
+        data = data.view(is_last=is_last)
+    if buffers:
+        buffers = [buffer.view(is_last=is_last) if type(buffer) is Segment else buffer for buffer in buffers]
+    return pickle.loads(data, buffers=buffers)
 
 
 def unpickle_call(payloads: Sequence[Payload]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
@@ -330,7 +300,7 @@ def unpickle_call(payloads: Sequence[Payload]) -> tuple[Callable[..., Any], tupl
 
 def dumps_by_value(obj: Any) -> bytes:
     """Pickle an object with its functions by value and everything in band (for blobs and worker set-ups)."""
-    found = _Collector({})
+    found = _Collector({}, _CAPTURING)
     data = _dump(_ValueOnlyPickler, obj, found)
     if found.futures:
         raise TypeError("a function closes over a future (or holds it in a global); pass the future as an argument")
@@ -352,16 +322,13 @@ def install_main() -> None:
 
 
 __all__ = [
-    "Packed",
-    "Payload",
     "PickledCall",
     "dumps_by_value",
     "install_main",
+    "load_bytes",
     "load_dependency",
-    "pack",
     "pickle_call",
     "pickle_value",
-    "unpack",
     "unpickle",
     "unpickle_call",
 ]

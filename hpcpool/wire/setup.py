@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from multiprocessing import process
 from typing import Any
 
-from hpcpool.wire.payload import Payload, dumps_by_value, unpickle
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import dumps_by_value, unpickle
 
 
 @dataclass(frozen=True, slots=True)

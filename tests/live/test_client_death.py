@@ -51,8 +51,13 @@ def trace_of(program: Script) -> tuple[list[psutil.Process], Path]:
 def until_nothing_is_left(processes: list[psutil.Process], directory: Path) -> float:
     """Wait until the processes and the directory are gone; return how long it took."""
     began = time.monotonic()
-    until(lambda: not (directory.exists() or left(processes)), "nothing is left", GONE_S)
+    until(lambda: not (directory.exists() or left(processes) or shared_by(directory)), "nothing is left", GONE_S)
     return time.monotonic() - began
+
+
+def shared_by(directory: Path) -> list[Path]:
+    """What the pool of a run directory has in shared memory."""
+    return list(Path("/dev/shm").glob(f"{directory.name}-*"))
 
 
 def left(processes: list[psutil.Process]) -> list[int]:

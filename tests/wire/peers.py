@@ -14,7 +14,8 @@ import pytest
 
 from hpcpool.wire.failures import unpickle_failure
 from hpcpool.wire.functions import FunctionCache, function_within, load_function
-from hpcpool.wire.payload import Payload, pickle_call, unpickle
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import pickle_call, unpickle
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = Path(__file__).with_name("worker_script.py")

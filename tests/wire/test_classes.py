@@ -12,7 +12,8 @@ import pytest
 
 from hpcpool.wire import by_value, classes
 from hpcpool.wire.functions import load_function
-from hpcpool.wire.payload import Payload, pickle_call, pickle_value, unpickle
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import pickle_call, pickle_value, unpickle
 from tests.wire import peers
 from tests.wire.peers import Worker
 

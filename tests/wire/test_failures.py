@@ -13,7 +13,7 @@ import pytest
 
 from hpcpool.errors import BashError, PayloadError, RemoteError, WorkerCrashed
 from hpcpool.wire.failures import pickle_failure, remote_traceback, unpickle_failure, unpickle_payload_error
-from hpcpool.wire.payload import Payload, pack, unpack
+from hpcpool.wire.packing import Payload, pack, unpack
 
 
 def raised(error: BaseException) -> BaseException:

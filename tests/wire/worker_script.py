@@ -7,7 +7,8 @@ import sys
 
 from hpcpool.wire import functions
 from hpcpool.wire.failures import pickle_failure
-from hpcpool.wire.payload import Payload, install_main, pickle_value, unpickle_call
+from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import install_main, pickle_value, unpickle_call
 
 
 def main() -> None:

@@ -1,0 +1,382 @@
+"""Segments: files in shared memory, each holding one large buffer; what travels between processes is its reference.
+
+A segment belongs to one object of one process (`Segment`), and goes when that goes. The client owns those of arguments
+from the start, and those of results from the moment that their reference reaches it. Who opens a segment gets memory of
+its own: what a call changes in place, no other call sees. Files that nobody looks at any more are used again, since
+most of what a new one costs is the kernel's clearing of its pages.
+
+Segments live below the run directory: `shm` is a link into tmpfs; `spill`, on disk, takes what tmpfs has no room for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import logging
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+import weakref
+from collections.abc import Container, Iterable
+from typing import Any
+
+log = logging.getLogger("hpcpool")
+
+#: Buffers from this size on go into segments; below, to copy them along costs less than the files.
+SEGMENT_BYTES = 128 * 1024
+#: From this size on a segment is mapped; below, reading it costs less than the page faults.
+_MAP_BYTES = 512 * 1024
+#: Where tmpfs is mounted on Linux.
+_TMPFS = "/dev/shm"
+#: What tmpfs always keeps free, for others, as a share of its size.
+_RESERVE = 0.1
+#: Most bytes in files that wait to be used again.
+_FREE_BYTES = 256 * 1024 * 1024
+#: write(2) takes at most 2 GiB - 4 KiB at once.
+_MOST_WRITTEN = 1 << 30
+#: Kind (see below) and bytes of a segment; its path below the run directory follows.
+_REFERENCE = struct.Struct("!BQ")
+#: The buffer of a `bytes` object: it is opened as one, which can be no view of a mapping.
+_BYTES = 1
+_MEMORY = 0
+#: The end of a result's name while its worker may still die without having told of it.
+_UNTOLD = ".untold"
+
+_forks = itertools.count(1)
+#: How often this process has been forked. A child sees what was there before, so those files must not be used again.
+_epoch = [0]
+os.register_at_fork(after_in_parent=lambda: _epoch.__setitem__(0, next(_forks)))
+
+Buffer = Any  # bytes, bytearray or memoryview
+
+
+# -- directories ------------------------------------------------------------------------------------------------------
+
+
+def make_directories(run_directory: str, outer: str | None = None) -> None:
+    """Prepare a run directory for segments; inside a worker, `outer` is the run directory of the pool around it."""
+    os.mkdir(os.path.join(run_directory, "spill"), 0o700)
+    link = os.path.join(run_directory, "shm")
+    place = os.path.realpath(os.path.join(outer, "shm")) if outer is not None else _TMPFS
+    try:
+        directory = tempfile.mkdtemp(prefix=os.path.basename(run_directory) + "-", dir=place)
+    except OSError:  # no tmpfs here: the page cache does as well, where the disk allows
+        os.mkdir(link, 0o700)
+    else:
+        os.symlink(directory, link)
+        os.symlink(run_directory, os.path.join(directory, "run"))  # tells whose it is
+    os.mkdir(os.path.join(link, "free"), 0o700)
+
+
+def remove_run_directory(run_directory: str) -> None:
+    """Remove a run directory with its segments; what cannot be removed stays."""
+    shutil.rmtree(os.path.realpath(os.path.join(run_directory, "shm")), ignore_errors=True)
+    shutil.rmtree(run_directory, ignore_errors=True)
+
+
+def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Container[str] = ()) -> None:
+    """Remove the segments of makers that have died, but for `spare`; with `untold` only what nobody was told of."""
+    for folder in ("shm", "spill"):
+        directory = os.path.join(run_directory, folder)
+        with contextlib.suppress(FileNotFoundError):  # the pool has ended
+            for name in os.listdir(directory):
+                is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
+                if is_meant and f"{folder}/{name}" not in spare:
+                    _remove(os.path.join(directory, name))
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+def _read_reference(reference: Buffer) -> tuple[int, int, str]:
+    """Return kind, bytes and path below the run directory; ValueError if it is no reference."""
+    try:
+        kind, nbytes = _REFERENCE.unpack_from(reference)
+        path = bytes(reference[_REFERENCE.size :]).decode("ascii")
+    except (struct.error, UnicodeDecodeError) as error:
+        raise ValueError(f"not a reference to a segment: {error}") from error
+    folder, _, name = path.partition("/")
+    if folder not in ("shm", "spill") or not name or "/" in name or name.startswith("."):
+        raise ValueError(f"not a reference to a segment: {path!r}")
+    return kind, nbytes, path
+
+
+def discard(run_directory: str, references: Iterable[Buffer]) -> None:
+    """Remove segments whose references nobody will get."""
+    for reference in references:
+        _remove(os.path.join(run_directory, _read_reference(reference)[2]))
+
+
+class Opened:
+    """Opens the segments of one call, and knows whether anybody still looks at them afterwards."""
+
+    def __init__(self, run_directory: str) -> None:
+        self._run_directory = run_directory
+        self._mappings: list[weakref.ref[mmap.mmap]] = []
+        self._epoch = _epoch[0]
+
+    def __call__(self, reference: Buffer) -> Buffer:
+        """Return the content of a segment, in memory of the caller's own."""
+        kind, nbytes, path = _read_reference(reference)
+        memory = _open(os.path.join(self._run_directory, path), nbytes, kind)
+        if isinstance(memory, mmap.mmap):
+            self._mappings.append(weakref.ref(memory))
+        return memory
+
+    @property
+    def are_in_use(self) -> bool:
+        """Whether something still looks at what was opened; a process that was forked since is taken to do so."""
+        return bool(self._mappings) and (
+            self._epoch != _epoch[0] or any(mapping() is not None for mapping in self._mappings)
+        )
+
+
+def _open(path: str, nbytes: int, kind: int) -> Buffer:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if kind == _BYTES:
+            return _read_bytes(descriptor, nbytes)
+        if nbytes >= _MAP_BYTES:
+            with contextlib.suppress(OSError):  # too many mappings: a copy does as well
+                return _Mapping(descriptor, nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        memory = bytearray(nbytes)
+        with memoryview(memory) as view:
+            position = 0
+            while position < nbytes:
+                position += _checked(os.preadv(descriptor, [view[position : position + _MOST_WRITTEN]], position), path)
+        return memory
+    finally:
+        os.close(descriptor)
+
+
+def _read_bytes(descriptor: int, nbytes: int) -> bytes:
+    data = os.pread(descriptor, min(nbytes, _MOST_WRITTEN), 0)
+    if len(data) == nbytes:
+        return data
+    pieces = [data]
+    position = len(data)
+    while position < nbytes:
+        pieces.append(os.pread(descriptor, min(nbytes - position, _MOST_WRITTEN), position))
+        position += _checked(len(pieces[-1]), "a segment")
+    return b"".join(pieces)
+
+
+def _checked(count: int, path: str) -> int:
+    if not count:
+        raise EOFError(f"{path} is shorter than its reference says")
+    return count
+
+
+class _Mapping(mmap.mmap):
+    """Private memory over a segment, which stays as long as this does."""
+
+    segment: Segment | None = None
+
+
+# -- segments ---------------------------------------------------------------------------------------------------------
+
+
+class Segment:
+    """One segment, and the right to its file: removes it, or has it used again, when this object goes."""
+
+    __slots__ = ("__weakref__", "_epoch", "_is_clean", "_kind", "_rest", "nbytes", "path", "store")
+
+    def __init__(self, store: SegmentStore, path: str, nbytes: int, kind: int) -> None:
+        self.store = store
+        #: Below the run directory; "" when it belongs to somebody else, or has gone with the pool.
+        self.path = path
+        self.nbytes = nbytes
+        self._kind = kind
+        #: Nobody but this process has looked at it.
+        self._is_clean = True
+        self._epoch = _epoch[0]
+        #: Its content, when the file has gone with the pool.
+        self._rest: Buffer | None = None
+
+    @property
+    def reference(self) -> bytes:
+        """What another process needs to open it."""
+        return _REFERENCE.pack(self._kind, self.nbytes) + self.path.encode("ascii")
+
+    @property
+    def is_view(self) -> bool:
+        """Whether what `view` returns shares the file's memory, so that to keep the segment costs nothing."""
+        return bool(self.path) and self.nbytes >= _MAP_BYTES and self._kind == _MEMORY
+
+    def view(self, *, is_last: bool = False) -> Buffer:
+        """Return its content, in memory of the caller's own.
+
+        Args:
+            is_last: nobody will ask again.
+        """
+        if self._rest is None:
+            try:
+                memory = _open(self._full_path, self.nbytes, self._kind)
+            except FileNotFoundError:
+                if self._rest is None:  # else the pool has ended in this moment
+                    raise
+            else:
+                if isinstance(memory, _Mapping):
+                    memory.segment = self
+                return memory
+        return self._rest if is_last or self._kind == _BYTES else bytearray(self._rest)
+
+    def spoil(self) -> None:
+        """Somebody may look at it even when it is over, so its file must not be used again."""
+        self._is_clean = False
+
+    def outlive_pool(self) -> None:
+        """The pool ends, and its files with it: keep the content."""
+        if self.path:
+            self._rest = _open(self._full_path, self.nbytes, self._kind)
+            self.path = ""
+
+    def tell(self) -> None:
+        """Somebody is about to get the reference, and the segment with it."""
+        os.rename(self._full_path + _UNTOLD, self._full_path)
+        self.path = ""
+
+    @property
+    def _full_path(self) -> str:
+        return os.path.join(self.store.run_directory, self.path)
+
+    def __del__(self) -> None:
+        if self.path and os.getpid() == self.store.pid:
+            self.store.release(self.path, self.nbytes, self._is_clean and self._epoch == _epoch[0])
+
+
+class SegmentStore:
+    """Makes the segments of one process in one pool.
+
+    Args:
+        run_directory: of the pool.
+        maker: the first part of the names of its files, unique in the pool.
+        tells: each segment goes to somebody else, by `Segment.tell`.
+    """
+
+    def __init__(self, run_directory: str, maker: str, *, tells: bool = False) -> None:
+        self.run_directory = run_directory
+        self.pid = os.getpid()
+        self._maker = maker
+        self._ending = _UNTOLD if tells else ""
+        self._numbers = itertools.count(1)
+        self._free = os.path.join(run_directory, "shm", "free")
+        self._segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
+
+    def write(self, buffer: Buffer) -> Segment:
+        """Return a new segment with a copy of this content.
+
+        Raises OSError if there is no room for it, neither in shared memory nor on disk.
+        """
+        view = memoryview(buffer).cast("B")
+        name = f"{self._maker}.{next(self._numbers)}"
+        kind = _BYTES if type(view.obj) is bytes else _MEMORY
+        if self._claim(view.nbytes, name) or self._has_room(view.nbytes):
+            try:
+                return self._fill(f"shm/{name}", view, kind)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+        self._warn_once()
+        return self._fill(f"spill/{name}", view, kind)
+
+    def adopt(self, reference: Buffer) -> Segment:
+        """Take over a segment that another process has told of."""
+        kind, nbytes, path = _read_reference(reference)
+        return self._noted(Segment(self, path, nbytes, kind))
+
+    def outlive_pool(self) -> None:
+        """The pool ends: keep the content of what is still held here."""
+        for segment in list(self._segments.values()):
+            try:
+                segment.outlive_pool()
+            except OSError as error:
+                log.warning("a result of %d bytes is lost with its pool: %s", segment.nbytes, error)
+
+    def sweep(self, prefix: str) -> None:
+        """Remove the segments of makers that have died, but for those that are held here."""
+        sweep(self.run_directory, prefix, spare=self._segments)
+
+    def release(self, path: str, nbytes: int, is_clean: bool) -> None:
+        """A segment of this process is over: have its file used again if that is safe and there are not too many."""
+        full_path = os.path.join(self.run_directory, path + self._ending)
+        if is_clean and path.startswith("shm/") and self._free_bytes() + (1 << _class(nbytes)) <= _FREE_BYTES:
+            try:
+                os.rename(full_path, os.path.join(self._free, f"{_class(nbytes)}-{path[4:]}"))
+            except OSError:
+                return  # it has gone with the pool
+        else:
+            _remove(full_path)
+
+    def _noted(self, segment: Segment) -> Segment:
+        self._segments[segment.path] = segment
+        return segment
+
+    def _fill(self, path: str, view: memoryview, kind: int) -> Segment:
+        full_path = os.path.join(self.run_directory, path + self._ending)
+        descriptor = os.open(full_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            position = 0
+            while position < view.nbytes:
+                position += os.pwrite(descriptor, view[position : position + _MOST_WRITTEN], position)
+        except BaseException:
+            _remove(full_path)
+            raise
+        finally:
+            os.close(descriptor)
+        return self._noted(Segment(self, path, view.nbytes, kind))
+
+    def _claim(self, nbytes: int, name: str) -> bool:
+        """Take over a file that is free and about as large; False if there is none."""
+        for free in self._free_names():
+            if free.startswith(f"{_class(nbytes)}-"):
+                target = os.path.join(self.run_directory, "shm", name + self._ending)
+                with contextlib.suppress(FileNotFoundError):  # another process was faster
+                    os.rename(os.path.join(self._free, free), target)
+                    return True
+        return False
+
+    def _has_room(self, nbytes: int) -> bool:
+        if self._leaves_reserve(nbytes):
+            return True
+        for free in self._free_names():
+            _remove(os.path.join(self._free, free))
+        return self._leaves_reserve(nbytes)
+
+    def _leaves_reserve(self, nbytes: int) -> bool:
+        room = os.statvfs(self._free)
+        return room.f_bavail * room.f_frsize - nbytes >= _RESERVE * room.f_blocks * room.f_frsize
+
+    def _free_names(self) -> list[str]:
+        try:
+            return os.listdir(self._free)
+        except FileNotFoundError:  # the pool has ended
+            return []
+
+    def _free_bytes(self) -> int:
+        return sum(1 << int(name.partition("-")[0]) for name in self._free_names())
+
+    def _warn_once(self) -> None:
+        """Say that shared memory is full, once for the whole pool."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(os.path.join(self.run_directory, "spill", ".warned"), os.O_CREAT | os.O_EXCL))
+            place = os.path.realpath(os.path.join(self.run_directory, "shm"))
+            log.warning(
+                "shared memory (%s) is full: large arguments and results go through files in %s now, which is slower; "
+                "hold fewer of them at a time, or have the system's shared memory made larger",
+                place,
+                os.path.join(self.run_directory, "spill"),
+            )
+
+
+def _class(nbytes: int) -> int:
+    """Files of one class are used for each other: their sizes differ by less than a factor of two."""
+    return (nbytes - 1).bit_length()
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)

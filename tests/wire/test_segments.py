@@ -1,0 +1,365 @@
+"""Segments: who owns a file, who sees what in it, when it is used again, and that none is left."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import pickle
+
+import pytest
+
+from hpcpool.wire import segments
+from hpcpool.wire.packing import Payload, discard, pack, references, unpack
+from hpcpool.wire.payload import pickle_call, pickle_value, unpickle, unpickle_call
+from hpcpool.wire.segments import SEGMENT_BYTES, Opened, Segment, SegmentStore, make_directories, remove_run_directory
+
+#: Large enough to be mapped.
+LARGE = 1024 * 1024
+
+
+@pytest.fixture
+def run_directory(tmp_path):
+    directory = tmp_path / "hpcpool-run"
+    directory.mkdir()
+    make_directories(str(directory))
+    place = (directory / "shm").resolve()
+    yield directory
+    remove_run_directory(str(directory))
+    assert not place.exists()
+    assert not directory.exists()
+
+
+@pytest.fixture
+def store(run_directory):
+    return SegmentStore(str(run_directory), "client")
+
+
+def files(directory, folder="shm"):
+    """The segments in a folder, without those that wait to be used again."""
+    return sorted(path.name for path in (directory / folder).iterdir() if path.is_file() and path.name[0] != ".")
+
+
+def free(directory):
+    return list((directory / "shm" / "free").iterdir())
+
+
+def pattern(nbytes):
+    return bytearray(os.urandom(1024) * (nbytes // 1024))
+
+
+# -- content ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nbytes", [1024, SEGMENT_BYTES, LARGE])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_who_opens_a_segment_gets_its_content_in_memory_of_its_own(kind, nbytes, store, run_directory):
+    content = kind(pattern(nbytes))
+    segment = store.write(content)
+    opened = Opened(str(run_directory))
+    for memory in (segment.view(), opened(segment.reference)):
+        assert bytes(memory) == content
+        if kind is bytes:
+            assert type(memory) is bytes
+        else:
+            memory[0:1] = bytes([content[0] ^ 1])
+    assert bytes(opened(segment.reference)) == content
+
+
+def test_what_the_caller_changes_later_is_not_seen(store):
+    content = bytearray(LARGE)
+    segment = store.write(content)
+    content[0] = 1
+    assert segment.view()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [b"", b"x", b"\0" * 9, b"\0" * 9 + b"/etc/passwd", b"\0" * 9 + b"shm/../x", b"\0" * 9 + b"shm/.warned"],
+)
+def test_what_is_no_reference_is_refused(reference, run_directory, store):
+    with pytest.raises(ValueError, match="not a reference"):
+        Opened(str(run_directory))(reference)
+    with pytest.raises(ValueError, match="not a reference"):
+        store.adopt(reference)
+
+
+def test_a_segment_that_is_too_short_is_an_error(store, run_directory):
+    segment = store.write(bytearray(SEGMENT_BYTES))
+    os.truncate(run_directory / segment.path, 1000)
+    with pytest.raises(EOFError, match="shorter"):
+        segment.view()
+
+
+# -- whose it is, and when it goes ------------------------------------------------------------------------------------
+
+
+def test_a_segment_goes_with_its_object_and_its_file_is_used_again(store, run_directory):
+    segment = store.write(bytearray(LARGE))
+    inode = os.stat(run_directory / segment.path).st_ino
+    del segment
+    assert files(run_directory) == []
+    assert [path.stat().st_ino for path in free(run_directory)] == [inode]
+    again = store.write(pattern(LARGE - 1024))
+    assert os.stat(run_directory / again.path).st_ino == inode
+    assert free(run_directory) == []
+
+
+def test_a_file_of_another_size_is_not_used_again(store, run_directory):
+    store.write(bytearray(LARGE))
+    segment = store.write(bytearray(4 * LARGE))
+    assert len(free(run_directory)) == 1
+    assert len(segment.view()) == 4 * LARGE
+
+
+def test_a_segment_stays_as_long_as_its_memory_is_looked_at(store, run_directory):
+    content = pattern(LARGE)
+    segment = store.write(content)
+    view = memoryview(segment.view())[1000:]
+    del segment
+    gc.collect()
+    assert free(run_directory) == []
+    other = store.write(bytearray(LARGE))
+    assert view == content[1000:]
+    del view
+    assert len(free(run_directory)) == 1
+    del other
+
+
+def test_a_spoiled_segment_is_not_used_again(store, run_directory):
+    segment = store.write(bytearray(LARGE))
+    segment.spoil()
+    del segment
+    assert files(run_directory) == []
+    assert free(run_directory) == []
+
+
+def test_what_a_forked_child_may_look_at_is_not_used_again_and_the_child_removes_nothing(store, run_directory):
+    segment = store.write(bytearray(LARGE))
+    kept = store.write(bytearray(LARGE))
+    pid = os.fork()
+    if pid == 0:
+        del segment, kept
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(files(run_directory)) == 2
+    del segment
+    assert len(files(run_directory)) == 1
+    assert free(run_directory) == []
+    store.write(bytearray(LARGE))
+    assert len(free(run_directory)) == 1, "what was made after the fork is nobody else's"
+
+
+def test_only_so_much_waits_to_be_used_again(store, run_directory, monkeypatch):
+    monkeypatch.setattr(segments, "_FREE_BYTES", 4 * LARGE)
+    held = [store.write(bytearray(LARGE)) for _ in range(6)]
+    del held
+    assert len(free(run_directory)) == 4
+    assert files(run_directory) == []
+
+
+def test_a_call_that_puts_an_argument_aside_is_seen(store, run_directory):
+    segment = store.write(bytearray(LARGE))
+    opened = Opened(str(run_directory))
+    aside = memoryview(opened(segment.reference))[5:6]
+    assert opened.are_in_use
+    del aside
+    assert not opened.are_in_use
+
+
+def test_a_fork_during_a_call_counts_as_putting_its_arguments_aside(store, run_directory):
+    segment = store.write(bytearray(LARGE))
+    opened = Opened(str(run_directory))
+    memory = opened(segment.reference)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    del memory
+    assert opened.are_in_use
+
+
+def test_a_result_belongs_to_whom_it_is_told(run_directory, store):
+    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    content = pattern(LARGE)
+    segment = worker.write(content)
+    reference = segment.reference
+    segment.tell()
+    del segment
+    adopted = store.adopt(reference)
+    assert bytes(adopted.view()) == content
+    del adopted
+    assert files(run_directory) == []
+    assert len(free(run_directory)) == 1
+
+
+def test_a_result_that_is_not_told_goes_with_its_object(run_directory):
+    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    worker.write(bytearray(LARGE))
+    assert files(run_directory) == []
+
+
+def test_what_a_dead_worker_has_told_nobody_of_is_swept(run_directory):
+    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    other = SegmentStore(str(run_directory), "node-a.1.70", tells=True)
+    told, untold, others = worker.write(bytearray(LARGE)), worker.write(bytearray(LARGE)), other.write(bytearray(LARGE))
+    told.tell()
+    segments.sweep(str(run_directory), "node-a.1.7.", untold=True)
+    assert files(run_directory) == ["node-a.1.7.1", "node-a.1.70.1.untold"]
+    del untold, others
+
+
+def test_of_a_lost_node_stays_what_the_client_has(run_directory, store):
+    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    made = [worker.write(bytearray(LARGE)) for _ in range(3)]
+    taken = made[0].reference
+    for segment in made:
+        segment.tell()
+    adopted = store.adopt(taken)
+    store.sweep("node-a.")
+    assert files(run_directory) == ["node-a.1.7.1"]
+    del adopted
+
+
+def test_what_nobody_will_get_is_discarded(run_directory):
+    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    packed = pack([Payload(b"pickle", [worker.write(bytearray(LARGE)), b"small"])], worker)
+    for segment in packed.segments:
+        segment.tell()
+    assert len(files(run_directory)) == 1
+    discard(str(run_directory), packed.data, packed.layout)
+    assert files(run_directory) == []
+
+
+# -- the end of the pool ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nbytes", [SEGMENT_BYTES, LARGE])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_segment_that_is_held_outlives_its_pool(kind, nbytes, tmp_path):
+    directory = tmp_path / "hpcpool-run"
+    directory.mkdir()
+    make_directories(str(directory))
+    store = SegmentStore(str(directory), "client")
+    content = kind(pattern(nbytes))
+    segment = store.write(content)
+    store.outlive_pool()
+    remove_run_directory(str(directory))
+    assert not segment.path
+    first, second = segment.view(), segment.view(is_last=True)
+    if kind is bytearray:
+        first[0] ^= 1
+        assert bytes(first) != content
+    assert bytes(second) == content
+    del segment
+    assert not directory.exists()
+
+
+def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
+    other_directory = tmp_path / "hpcpool-other"
+    other_directory.mkdir()
+    make_directories(str(other_directory))
+    other = SegmentStore(str(other_directory), "client")
+    content = pattern(LARGE)
+    segment = other.write(content)
+    for _ in range(2):
+        packed = pack([Payload(b"pickle", [segment])], store)
+        assert [bytes(frame) for frame in packed.frames] == [content]
+        assert not packed.segments
+        other.outlive_pool()
+        remove_run_directory(str(other_directory))
+
+
+# -- no room ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_shared_memory_has_no_room_for_goes_to_disk_with_one_warning(store, run_directory, monkeypatch, caplog):
+    monkeypatch.setattr(segments, "_RESERVE", 2.0)
+    content = pattern(LARGE)
+    with caplog.at_level(logging.WARNING, "hpcpool"):
+        spilled = [store.write(content), SegmentStore(str(run_directory), "other").write(content)]
+    assert files(run_directory, "spill") == ["client.1", "other.1"]
+    assert [bytes(segment.view()) for segment in spilled] == [content, content]
+    assert len(caplog.records) == 1
+    assert "is full" in caplog.text
+    spilled.clear()
+    assert files(run_directory, "spill") == []
+    assert free(run_directory) == []
+
+
+def test_what_waits_to_be_used_again_makes_room_first(store, run_directory, monkeypatch):
+    store.write(bytearray(LARGE))
+    assert len(free(run_directory)) == 1
+    rooms = iter([False, True])
+    monkeypatch.setattr(SegmentStore, "_leaves_reserve", lambda self, nbytes: next(rooms))
+    segment = store.write(bytearray(4 * LARGE))
+    assert free(run_directory) == []
+    assert segment.path.startswith("shm/")
+
+
+def test_a_file_system_that_fills_up_while_it_is_written_is_seen(store, run_directory, monkeypatch):
+    real, calls = os.pwrite, []
+
+    def pwrite(descriptor, data, position):
+        calls.append(position)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data, position)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    segment = store.write(pattern(LARGE))
+    assert segment.path.startswith("spill/")
+    assert files(run_directory) == []
+
+
+def test_no_room_anywhere_is_an_error_and_leaves_nothing(store, run_directory, monkeypatch):
+    def pwrite(descriptor, data, position):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(OSError, match="No space"):
+        pickle_value(bytes(LARGE), store=store)
+    assert files(run_directory) == files(run_directory, "spill") == []
+
+
+# -- payloads ---------------------------------------------------------------------------------------------------------
+
+
+class Holder:
+    def __init__(self, *parts):
+        self.parts = [pickle.PickleBuffer(part) for part in parts]
+
+    def __reduce_ex__(self, protocol):
+        return list, (self.parts,)
+
+
+def test_large_buffers_and_large_pickles_travel_as_references(store, run_directory):
+    large, small = pattern(LARGE), pattern(20 * 1024)
+    text = "x" * SEGMENT_BYTES
+    call = pickle_call(len, (Holder(large, small), bytes(large), text), {}, store=store)
+    packed = pack([call.payload], store)
+    assert len(packed.segments) == 3
+    assert [bytes(frame) for frame in packed.frames] == [small]
+    assert len(packed.data) < 1000
+    assert len(references(packed.data, packed.layout)) == 3
+    opened = unpack(packed.data, packed.layout, packed.frames, Opened(str(run_directory)))
+    function, args, _ = unpickle_call(opened)
+    assert function is len
+    assert [bytes(part) for part in args[0]] == [large, small]
+    assert args[1] == large
+    assert type(args[1]) is bytes
+    assert args[2] == text
+
+
+def test_a_payload_with_segments_can_be_opened_again_and_again(store):
+    payload = pickle_value([Holder(pattern(LARGE))], store=store)
+    assert any(type(buffer) is Segment for buffer in payload.buffers)
+    first, second = unpickle(payload), unpickle(payload)
+    first[0][0][0:1] = bytes([second[0][0][0] ^ 1])
+    assert bytes(first[0][0]) != bytes(second[0][0])
+
+
+def test_bytes_that_are_no_argument_themselves_arrive_as_well(store):
+    value = [pattern(LARGE), bytes(LARGE), {"key": bytes(SEGMENT_BYTES)}]
+    assert unpickle(pickle_value(value, store=store)) == value

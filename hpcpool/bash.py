@@ -26,7 +26,7 @@ from hpcpool.bash_template import (
     shortened,
     text_of,
 )
-from hpcpool.errors import BashError, BashTimeout, MissingOutputs
+from hpcpool.errors import BashError, BashTimeout, MissingOutputs, signal_name
 from hpcpool.quantities import seconds
 
 #: How much of a stream an error's message shows; its attributes carry more.
@@ -387,7 +387,7 @@ def _raise_timeout(command: str | tuple[str, ...], timeout_s: float | None, stdo
 
 def _how(command: str | tuple[str, ...], returncode: int) -> str:
     if returncode < 0:
-        return f"was ended by {_signal_name(-returncode)}"
+        return f"was ended by {signal_name(-returncode)}"
     hint = ""
     if isinstance(command, str):
         if returncode == 126:
@@ -395,15 +395,8 @@ def _how(command: str | tuple[str, ...], returncode: int) -> str:
         elif returncode == 127:
             hint = " (bash: a program was not found)"
         elif 128 < returncode < 128 + signal.NSIG:
-            hint = f" (bash: {_signal_name(returncode - 128)} ended a program)"
+            hint = f" (bash: {signal_name(returncode - 128)} ended a program)"
     return f"failed with exit code {returncode}{hint}"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _last_words(stdout: Stream, stderr: Stream) -> str:

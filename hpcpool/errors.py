@@ -8,6 +8,7 @@ All of them survive pickling: the message is the only positional argument, every
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from concurrent.futures.process import BrokenProcessPool
 
@@ -128,3 +129,11 @@ class MissingOutputs(HPCPoolError, FileNotFoundError):
     def __init__(self, message: str = "", *, missing: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+def signal_name(number: int) -> str:
+    """Return what a message calls a signal; most real-time signals have only a number."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -29,7 +29,7 @@ class Request(NamedTuple):
     wanted: int
 
 
-class End(Enum):
+class Reason(Enum):
     """Why a task that its manager has not finished is not queued again."""
 
     LOST = "lost too often"
@@ -37,11 +37,11 @@ class End(Enum):
     WITHDRAWN = "withdrawn"
 
 
-class Ended(NamedTuple):
-    """A task has ended without an outcome from a manager."""
+class Dropped(NamedTuple):
+    """A task that ends without an outcome from a manager."""
 
     task: int
-    end: End
+    reason: Reason
 
 
 @dataclass(slots=True)
@@ -176,13 +176,13 @@ class Scheduler:
             self.cancelled(task)
         return withdrawn
 
-    def returned(self, manager: bytes, tasks: Iterable[int]) -> list[Ended]:
+    def returned(self, manager: bytes, tasks: Iterable[int]) -> list[Dropped]:
         """A manager gives unstarted tasks back; returns those that nobody wants to start any more."""
         holder = self._managers.get(manager)
         if holder is not None:
             self._asked -= holder.asked
             holder.asked = 0
-        ended: list[Ended] = []
+        dropped: list[Dropped] = []
         for task in tasks:
             known = self._tasks.get(task)
             if known is None or known.manager != manager:
@@ -191,10 +191,10 @@ class Scheduler:
             is_withdrawn = self._keep is not None and task > self._keep
             if known.is_killed or is_withdrawn:
                 del self._tasks[task]
-                ended.append(Ended(task, End.KILLED if known.is_killed else End.WITHDRAWN))
+                dropped.append(Dropped(task, Reason.KILLED if known.is_killed else Reason.WITHDRAWN))
             else:
                 self._enqueue(task, known, first=True)
-        return ended
+        return dropped
 
     # -- managers --
 
@@ -214,7 +214,7 @@ class Scheduler:
             known.slots, known.limit = slots, limit
             self._sort_in(manager)
 
-    def manager_lost(self, manager: bytes) -> list[Ended]:
+    def manager_lost(self, manager: bytes) -> list[Dropped]:
         """A manager is gone; its tasks are queued again, free of charge. Returns those that are not."""
         known = self._managers.pop(manager, None)
         if known is None:
@@ -225,16 +225,16 @@ class Scheduler:
         self._asked -= known.asked
         for group in (self._free, self._ahead, self._full, self._givers):
             group.pop(manager, None)
-        ended: list[Ended] = []
+        dropped: list[Dropped] = []
         for task in reversed(known.leases):
             held = self._tasks[task]
             held.losses += 1
             if held.is_killed or held.losses > self._loss_limit:
                 del self._tasks[task]
-                ended.append(Ended(task, End.KILLED if held.is_killed else End.LOST))
+                dropped.append(Dropped(task, Reason.KILLED if held.is_killed else Reason.LOST))
             else:
                 self._enqueue(task, held, first=True)
-        return ended
+        return dropped
 
     # -- decisions --
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpcpool.config import Config
-from hpcpool.core.scheduler import End, Ended, Scheduler
+from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
 from hpcpool.processes.connection import Connection, node_prefix, write_connection
@@ -220,18 +220,18 @@ class Interchange:
         if manager is not None:
             self._tell(manager, [message])
         elif message.id in self._tasks:
-            self._end([Ended(message.id, End.KILLED)])
+            self._end([Dropped(message.id, Reason.KILLED)])
 
-    def _end(self, ended: list[Ended], text: str = "", host: str = "") -> None:
+    def _end(self, dropped: list[Dropped], text: str = "", host: str = "") -> None:
         """Tell the client of tasks that end without an outcome; `text` says how those were lost that are."""
-        for task, end in ended:
-            match end:
-                case End.WITHDRAWN:
+        for task, reason in dropped:
+            match reason:
+                case Reason.WITHDRAWN:
                     self._withdrawn([task])
                     continue
-                case End.KILLED:
+                case Reason.KILLED:
                     outcome = Outcome(task, Status.KILLED, host=host)
-                case End.LOST:
+                case Reason.LOST:
                     outcome = Outcome(task, Status.LOST, text.encode(), host=host)
             del self._tasks[task]
             self._to_client.append(outcome)
@@ -393,7 +393,7 @@ class Interchange:
         manager = self._managers.pop(name, None)
         if manager is None:
             return
-        ended = self._scheduler.manager_lost(name)
+        dropped = self._scheduler.manager_lost(name)
         log.log(
             logging.INFO if self._stopping else logging.ERROR,
             "block=%s manager=%s:%d lost: %s",
@@ -405,7 +405,7 @@ class Interchange:
         host = manager.hello.host
         if manager.block and not self._stopping:
             self._to_client.append(NodeGone(node_prefix(manager.block)))
-        self._end(ended, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
+        self._end(dropped, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
 
     def _give_up(self, name: bytes, reason: str) -> None:
         """Lose a manager that may still be there: its block is ended if no other manager of it is left."""

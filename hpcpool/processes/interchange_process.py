@@ -12,7 +12,7 @@ import time
 from multiprocessing import spawn
 
 from hpcpool.config import Config
-from hpcpool.errors import ConfigError
+from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
 from hpcpool.processes.start_command import start_command
 from hpcpool.wire import segments
@@ -82,7 +82,7 @@ class InterchangeProcess:
     def obituary(self) -> str:
         """Say how the interchange died, with the last of its log."""
         code = self._process.wait()
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        how = signal_name(-code) if code < 0 else f"exit code {code}"
         text = f"the interchange (pid {self._process.pid}) died by {how}"
         tail = self._log_tail()
         return f"{text}; its log ends with:\n{tail}" if tail else text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed
+from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed, signal_name
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
@@ -56,7 +55,7 @@ def _killed_error(name: str) -> TaskKilled:
 def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
     crash = outcome.crash or Crash(0, 0, False, "")
     if crash.signal:
-        how = f"was killed by {_signal_name(crash.signal)}"
+        how = f"was killed by {signal_name(crash.signal)}"
         if crash.out_of_memory:
             how += ", as the system ran out of memory"
     else:
@@ -73,13 +72,6 @@ def _crash_error(outcome: Outcome, name: str) -> WorkerCrashed:
         out_of_memory=crash.out_of_memory,
         stderr_tail=crash.stderr_tail,
     )
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # the real-time signals have no names
-        return f"signal {number}"
 
 
 def ask_retry_on(

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
+from hpcpool.errors import signal_name
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.stderr_relay import TAIL_BYTES
 from hpcpool.wire.link import ANNOUNCEMENT, CALLS_BYTES, CALLS_TYPE, READ_BYTES, OutcomeReader, encode_call
@@ -221,7 +222,4 @@ def how_it_ended(exit_code: int) -> str:
     """Say how a worker has ended, in words."""
     if exit_code >= 0:
         return f"exit code {exit_code}"
-    try:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    except ValueError:  # most real-time signals have no name
-        return f"killed by signal {-exit_code}"
+    return f"killed by {signal_name(-exit_code)}"

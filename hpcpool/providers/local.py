@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hpcpool.errors import signal_name
 from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError
 
 logger = logging.getLogger(__name__)
@@ -226,11 +227,7 @@ def _reason(exit_code: int | None) -> str:
         return "hangs in the kernel"
     if exit_code >= 0:
         return f"exited with code {exit_code}"
-    try:
-        name = signal.Signals(-exit_code).name
-    except ValueError:  # a real-time signal: most have no name
-        name = f"signal {-exit_code}"
-    return f"killed by {name}"
+    return f"killed by {signal_name(-exit_code)}"
 
 
 def _tail(target: str | int, start: int) -> str:

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hpcpool.core.scheduler import Batch, End, Ended, Request, Scheduler
+from hpcpool.core.scheduler import Batch, Dropped, Reason, Request, Scheduler
 from tests.core.counting import count_calls
 
 A, B, C = b"a", b"b", b"c"
@@ -239,7 +239,7 @@ def test_a_task_is_lost_for_good_after_as_many_losses_as_allowed(loss_limit, rer
         assert made.reruns(1) == number + 1
     made.manager_joined(A, 1, 1)
     made.dispatch()
-    assert made.manager_lost(A) == [Ended(1, End.LOST)]
+    assert made.manager_lost(A) == [Dropped(1, Reason.LOST)]
     assert made.pending == made.backlog == 0
 
 
@@ -266,10 +266,10 @@ def test_a_killed_task_does_not_start_again_whatever_was_on_its_way():
     submit(made, 1, 2, 3, 4, crash_limit=9)
     made.dispatch()
     assert [made.kill(task) for task in (1, 2, 3)] == [A, A, A]
-    assert made.returned(A, [1]) == [Ended(1, End.KILLED)]
+    assert made.returned(A, [1]) == [Dropped(1, Reason.KILLED)]
     assert not made.crashed(A, 2)
     assert made.finished(A, 2)
-    assert made.manager_lost(A) == [Ended(3, End.KILLED)]
+    assert made.manager_lost(A) == [Dropped(3, Reason.KILLED)]
     assert made.pending == made.backlog == 1
 
 
@@ -286,7 +286,7 @@ def test_what_comes_back_after_a_withdrawal_is_withdrawn_too():
     submit(made, 1, 2, 3, 4, 5)
     made.dispatch()
     assert made.withdraw(keep=2) == [5]
-    assert made.returned(A, [4, 3, 2]) == [Ended(4, End.WITHDRAWN), Ended(3, End.WITHDRAWN)]
+    assert made.returned(A, [4, 3, 2]) == [Dropped(4, Reason.WITHDRAWN), Dropped(3, Reason.WITHDRAWN)]
     assert made.manager_lost(A) == []  # it runs, for all one knows
     assert made.pending == made.backlog == 2
 
@@ -500,10 +500,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         mine = self.of(name)
         ended = self.made.manager_lost(name)
         lost = {task for task, _ in ended}
-        assert {task for task, end in ended if end is End.LOST} == {
+        assert {task for task, end in ended if end is Reason.LOST} == {
             task for task in mine if self.losses[task] + 1 > self.loss_limit and task not in self.killed
         }
-        assert {task for task, end in ended if end is End.KILLED} == self.killed & set(mine)
+        assert {task for task, end in ended if end is Reason.KILLED} == self.killed & set(mine)
         for task in reversed(mine):
             del self.held[task]
             self.losses[task] += 1
@@ -607,9 +607,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         ended = dict(self.made.returned(name, returned))
         for task in returned:
             del self.held[task]
-            wanted_end = End.KILLED if task in self.killed else None
+            wanted_end = Reason.KILLED if task in self.killed else None
             if wanted_end is None and self.keep is not None and task > self.keep:
-                wanted_end = End.WITHDRAWN
+                wanted_end = Reason.WITHDRAWN
             assert ended.get(task) is wanted_end
             if wanted_end is not None:
                 self.forget(task)

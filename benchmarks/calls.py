@@ -29,6 +29,11 @@ def echo_array(array: Any) -> Any:
     return array
 
 
+def item_of(array: Any, index: int) -> float:
+    """Read one number of a NumPy array."""
+    return float(array[index])
+
+
 def increment(number: int) -> int:
     """One link of a chain."""
     return number + 1

@@ -38,6 +38,11 @@ class Peer(Protocol):
         """Run a command in a worker by whatever the pool offers for this, and return the future."""
         ...
 
+    @property
+    def put(self) -> Callable[[Any], Any] | None:
+        """What makes of an object what stands for it in the arguments of calls; None where there is no such thing."""
+        ...
+
     def close(self) -> None:
         """Shut down and wait for it."""
         ...
@@ -69,11 +74,17 @@ class ExecutorPeer:
     """A `concurrent.futures.Executor` as a peer; a bash command is a call of `subprocess.run` unless it has better."""
 
     def __init__(
-        self, executor: Executor, *, takes_futures: bool = False, bash: Callable[[str], Any] | None = None
+        self,
+        executor: Executor,
+        *,
+        takes_futures: bool = False,
+        bash: Callable[[str], Any] | None = None,
+        put: Callable[[Any], Any] | None = None,
     ) -> None:
         self._executor = executor
         self._bash = bash
         self.takes_futures = takes_futures
+        self.put = put
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
         return self._executor.submit(fn, *args)
@@ -113,6 +124,9 @@ class DaskPeer:
     def bash(self, command: str) -> Any:
         return self.submit(calls.run_bash, command)
 
+    def put(self, value: Any) -> Any:
+        return self._client.scatter(value)
+
     def close(self) -> None:
         self._client.close()
         self._cluster.close()
@@ -122,7 +136,7 @@ def _open_hpcpool(workers: int, scratch: Path) -> Peer:
     from hpcpool import HPCPoolExecutor
 
     executor = HPCPoolExecutor(max_workers=workers)
-    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash)
+    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put)
 
 
 def _open_processpool(workers: int, scratch: Path) -> Peer:

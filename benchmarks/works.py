@@ -16,6 +16,7 @@ from benchmarks.peers import Pace, Peer
 MIB = 2**20
 BYTES_IN_FLIGHT = 8
 ARRAY_MIB = 64
+SHARED_ARRAY_MIB = 100
 #: Time for what a pool still does after its last result (releases, statistics) before it counts as idle.
 SETTLE_S = 1.0
 
@@ -161,6 +162,27 @@ def _echo_array(peer: Peer, array: Any) -> None:
     _check(bool(is_same), "another array came back than was sent")
 
 
+def shared_array(setting: Setting) -> dict[str, float]:
+    """One large NumPy array as an argument of all calls: passed each time, and put once where the peer has a way."""
+    import numpy
+
+    array = numpy.random.default_rng(0).random(SHARED_ARRAY_MIB * MIB // 8)
+    with warm_peer(setting) as peer:
+        passed_s = _timed(lambda: _read_items(peer, lambda: array, array, setting.size))
+        if peer.put is None:
+            put_s = passed_s
+        else:
+            put = peer.put
+            put_s = _timed(lambda: _read_items(peer, lambda: put(array), array, setting.size))
+    return {"shared_array": setting.size / passed_s, "put_array": setting.size / put_s}
+
+
+def _read_items(peer: Peer, share: Callable[[], Any], array: Any, count: int) -> None:
+    argument = share()
+    items = peer.gather([peer.submit(calls.item_of, argument, index) for index in range(count)])
+    _check(items == array[:count].tolist(), "other items came back than the array has")
+
+
 def chain(setting: Setting) -> dict[str, float]:
     """Calls that each need the one before; a peer without dependencies waits for each result at the client."""
     with warm_peer(setting) as peer:
@@ -280,6 +302,15 @@ WORKS = {
             Sizes(fast=5, slow=2, quick=1),
             (_rate("array_echo", "64 MiB NumPy array echo", Unit.MIB_PER_SECOND),),
             array_echo,
+        ),
+        Work(
+            "shared",
+            Sizes(fast=40, slow=10, quick=2),
+            (
+                _rate("shared_array", "calls with one 100 MiB array"),
+                _rate("put_array", "the same, put once"),
+            ),
+            shared_array,
         ),
         Work(
             "chain",

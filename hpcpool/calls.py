@@ -175,6 +175,33 @@ class Calls(Executor):
         )
         return self._view(options)
 
+    def put(self, value: T) -> TaskFuture[T]:
+        """Pickle an object once, for calls that take it as an argument often.
+
+        What comes back is a future that has finished, and stands for the object anywhere in the arguments of calls.
+        Only a reference to shared memory travels (small objects, below 128 KiB, travel along). Each call opens a copy
+        of its own; the memory of arrays and other large buffers is shared until a call writes to it.
+
+        The object is freed when the future has gone and the calls that it was given to are over.
+
+        Args:
+            value: any object that can be pickled; what is changed in it later is not seen by the calls.
+
+        Returns:
+            The future. Its `result()` is a copy, too.
+
+        Raises:
+            Exception: whatever makes the object impossible to pickle, and what `submit` raises.
+
+        Example:
+            >>> from hpcpool import HPCPoolExecutor
+            >>> with HPCPoolExecutor(2) as pool:
+            ...     table = pool.put(list(range(100_000)))
+            ...     [pool.submit(max, table).result(), pool.submit(len, table).result()]
+            [99999, 100000]
+        """
+        return self._noted(self._pool._put(value, self._options.name))
+
     def bash(
         self,
         command: str | Sequence[Any],

@@ -24,7 +24,7 @@ from hpcpool.view import ExecutorView
 from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
 from hpcpool.wire.packing import Payload
-from hpcpool.wire.payload import pickle_call
+from hpcpool.wire.payload import pickle_call, pickle_value
 from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.setup import local_setup
 
@@ -139,6 +139,14 @@ class HPCPoolExecutor(Calls):
             )
         references = {id(function): (load_function, (blob.key,))}
         return (*pickle_call(fn, args, kwargs, references, store), (blob,))
+
+    def _put(self, value: T, name: str) -> TaskFuture[T]:
+        client = self._client or self._start()
+        self._check_open()
+        future: TaskFuture[T] = client.new_future(name or f"put({type(value).__qualname__})")
+        no_future = "put() takes no futures: they stand for their results anyway, anywhere in the arguments of calls"
+        future._stand_for(pickle_value(value, is_captured=True, store=client.store, no_future=no_future))
+        return future
 
     def _check_open(self) -> None:
         client = self._client

@@ -213,6 +213,7 @@ class HerePeer:
 
     def __init__(self, *, takes_futures: bool, spoil: Callable[[Any], Any] = lambda result: result) -> None:
         self.takes_futures = takes_futures
+        self.put = (lambda value: value) if takes_futures else None
         self.is_closed = False
         self._spoil = spoil
 
@@ -252,7 +253,7 @@ def test_calls_of_a_known_duration_are_never_faster_than_ideal() -> None:
 
 
 def _other_number(result: Any) -> Any:
-    return result + 1 if isinstance(result, int) else result
+    return result + 1 if isinstance(result, int | float) else result
 
 
 def _other_bytes(result: Any) -> Any:
@@ -265,7 +266,13 @@ def _other_array(result: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "spoil"),
-    [("map", _other_number), ("chain", _other_number), ("bytes", _other_bytes), ("array", _other_array)],
+    [
+        ("map", _other_number),
+        ("chain", _other_number),
+        ("bytes", _other_bytes),
+        ("array", _other_array),
+        ("shared", _other_number),
+    ],
 )
 def test_a_pool_that_answers_wrongly_has_no_figure(name: str, spoil: Callable[[Any], Any]) -> None:
     with pytest.raises(ValueError, match=r"than|lost"):

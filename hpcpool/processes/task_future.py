@@ -113,6 +113,8 @@ class TaskFuture(Future[T], Generic[T]):
     _error: BaseException | None = None
     #: The result as it came, while it can be passed on as it is.
     _payload: Payload | None = None
+    #: It was made to be passed on, so `_payload` stays when it has been opened.
+    _is_put = False
     #: Calls that depend on this one have been given `_payload`, so the value must not share memory with it.
     _is_passed_on = False
     #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
@@ -244,6 +246,11 @@ class TaskFuture(Future[T], Generic[T]):
     def _succeed(self, payload: Payload, outcome: Outcome) -> bool:
         """Complete the future with a result as it came; False if it was cancelled (or completed) before."""
         return self._complete(None, payload, outcome)
+
+    def _stand_for(self, payload: Payload) -> None:
+        """Finish as what a user has put."""
+        self._is_put = self._is_passed_on = True
+        self._complete(None, payload, None)
 
     def _finish(self, opener: Opener, outcome: Outcome | None = None) -> bool:
         """Fail the future with what `opener` will give; False if it was cancelled (or completed) before."""
@@ -385,7 +392,7 @@ class TaskFuture(Future[T], Generic[T]):
             if payload is None:
                 return
             is_shared = self._is_passed_on
-            if not (is_kept := _costs_little(payload)):
+            if not (is_kept := self._is_put or _costs_little(payload)):
                 self._payload = None
         try:
             # The user may change a value that shares memory with its buffers; other calls are to get it as it came.

@@ -68,7 +68,7 @@ class _Keeper:
         if raw.nbytes < OUT_OF_BAND_BYTES:
             return True
         if self.store is not None and raw.nbytes >= SEGMENT_BYTES:
-            buffers.append(self.store.write(raw))
+            buffers.append(self.store.share(raw) if self._is_captured else self.store.write(raw))
         else:
             # Read-only memory may be a view of what can change; only bytes never do.
             buffers.append(bytearray(raw) if self._is_captured and type(raw.obj) is not bytes else raw)
@@ -175,17 +175,25 @@ def pickle_call(
     return PickledCall(payload, futures)
 
 
-def pickle_value(value: Any, *, is_captured: bool = False, store: SegmentStore | None = None) -> Payload:
-    """Pickle a call's result, or any single object without futures in it.
+def pickle_value(
+    value: Any,
+    *,
+    is_captured: bool = False,
+    store: SegmentStore | None = None,
+    no_future: str = "a future cannot be sent back as (part of) a result; return its value, or use join()",
+) -> Payload:
+    """Pickle a call's result, or any single object.
 
     Args:
+        value: the object.
         is_captured: copy large buffers, as the user may change them while the payload waits.
         store: makes segments of large buffers.
+        no_future: what a `TypeError` says if there is a future in it.
     """
     keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING
     payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
     if futures:
-        raise TypeError("a future cannot be sent back as (part of) a result; return its value, or use join()")
+        raise TypeError(no_future)
     return payload
 
 

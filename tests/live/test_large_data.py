@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -159,9 +160,10 @@ def test_a_call_that_runs_again_after_a_crash_has_its_argument(pool, tmp_path):
 @pytest.mark.parametrize("end", ["cancel", "kill", "timeout", "crash"])
 def test_a_call_that_is_ended_leaves_nothing(end, pool, tmp_path):
     view = pool.options(timeout=0.5) if end == "timeout" else pool
-    running = [view.submit(large.wait_with, large.ones(), tmp_path / "gate", tmp_path / f"runs{n}") for n in range(2)]
+    arrays = [large.ones() for _ in range(7)]  # all at once: memory that is freed may come back, and be the same again
+    running = [view.submit(large.wait_with, arrays[n], tmp_path / "gate", tmp_path / f"runs{n}") for n in range(2)]
     until(lambda: all((tmp_path / f"runs{n}").exists() for n in range(2)))
-    waiting = [pool.submit(large.total, large.ones()) for _ in range(5)]
+    waiting = [pool.submit(large.total, array) for array in arrays[2:]]
     assert len(held(pool)) >= 5
     for n, future in enumerate(running):
         if end == "kill":
@@ -223,6 +225,77 @@ def test_what_shared_memory_has_no_room_for_goes_through_files(pool, monkeypatch
     until(lambda: not [name for name in held(pool, "spill") if name[0] != "."])
 
 
+def test_an_array_that_is_an_argument_of_many_calls_is_there_once(pool, tmp_path):
+    array = large.ones(8 * LARGE)
+    blocked = [pool.submit(calls.wait_for, tmp_path / "gate") for _ in range(2)]
+    futures = [pool.submit(large.total, array) for _ in range(100)]
+    assert len(held(pool)) == 1
+    array[-1] = 5
+    futures += [pool.submit(large.total, array) for _ in range(100)]
+    assert len(held(pool)) == 2
+    (tmp_path / "gate").touch()
+    assert [future.result(PATIENCE_S) for future in futures] == [LARGE] * 100 + [LARGE + 4] * 100
+    assert blocked
+    until_none_is_held(pool)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_put_can_be_an_argument_again_and_again(size, pool):
+    array = np.arange(size // 8, dtype=np.float64)
+    handle = pool.put(array)
+    kept = array.copy()
+    array += 1
+    assert handle.done()
+    for _ in range(3):
+        results = [pool.submit(large.double, handle).result(PATIENCE_S), *pool.map(large.double, [handle] * 3)]
+        assert all(np.array_equal(result, kept * 2) for result in results)
+    mine = handle.result()
+    assert np.array_equal(mine, kept)
+    mine += 1
+    nested = pool.submit(large.echo, {"a": [handle, (handle, 1)]}).result(PATIENCE_S)
+    assert np.array_equal(nested["a"][0], kept)
+    assert np.array_equal(nested["a"][1][0], kept)
+    del handle, results, mine, nested
+    until_none_is_held(pool)
+
+
+def test_what_is_put_stays_while_calls_need_it_and_no_longer(pool, tmp_path):
+    handle = pool.put(large.ones())
+    future = pool.submit(large.wait_with, handle, tmp_path / "gate", tmp_path / "runs")
+    until((tmp_path / "runs").exists)
+    assert len(held(pool)) == 1
+    del handle
+    assert len(held(pool)) == 1
+    (tmp_path / "gate").touch()
+    assert future.result(PATIENCE_S) == LARGE / 8
+    until_none_is_held(pool)
+
+
+def test_what_is_put_into_one_pool_is_an_argument_in_another_too(pool):
+    with executor(1) as other:
+        handle = other.put(large.ones())
+        assert pool.submit(large.total, handle, handle).result(PATIENCE_S) == LARGE / 4
+    assert pool.submit(large.total, handle).result(PATIENCE_S) == LARGE / 8
+
+
+def test_put_pickles_large_objects_of_small_parts_once(pool):
+    handle = pool.put([str(n) for n in range(100_000)])
+    assert len(held(pool)) == 1
+    assert [pool.submit(len, handle).result(PATIENCE_S) for _ in range(3)] == [100_000] * 3
+    assert handle.result()[-1] == "99999"
+    assert len(held(pool)) == 1
+
+
+def test_put_refuses_what_cannot_be_put(pool, tmp_path):
+    with pytest.raises(TypeError, match="put\\(\\) takes no futures"):
+        pool.put([pool.submit(abs, 1)])
+    with (tmp_path / "file").open("w") as file, pytest.raises(pickle.PicklingError, match="Cannot pickle files"):
+        pool.put(file)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.put(1)
+
+
 BUSY = """
 import sys, time
 from pathlib import Path
@@ -237,7 +310,8 @@ running = pool.submit(large.wait_with, large.ones(), folder / "gate", folder / "
 nested = pool.submit(large.inner_pool, folder / "nested")
 while not ((folder / "runs").exists() and (folder / "nested").exists()):
     time.sleep(0.005)
-waiting = [pool.submit(large.total, large.ones()) for _ in range(100)]
+arrays = [large.ones() for _ in range(100)]
+waiting = [pool.submit(large.total, array) for array in arrays]
 print("busy", flush=True)
 """
 
@@ -258,12 +332,14 @@ def test_whoever_is_killed_nothing_is_left(victim, tmp_path):
             until(lambda: not nested.exists() and not inner_shm.exists())
         elif victim == "all but one":
             last = pool.of_role("fork-server")[0]
+            client.kill()
+            program.process.wait()
             for process in processes:
                 if process != last:
                     process.kill()
         elif victim != "client":
             (pool.interchange if victim == "interchange" else pool.of_role(victim)[0]).kill()
-        client.kill()
+        program.process.kill()
         program.process.wait()
         until_nothing_is_left(processes, directory)
         assert not any(map(is_alive, (process.pid for process in processes)))

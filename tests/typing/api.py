@@ -37,6 +37,13 @@ def made_of() -> None:
     HPCPoolExecutor(initializer=5)  # type: ignore[arg-type]
 
 
+def puts(pool: HPCPoolExecutor) -> None:
+    numbers = pool.put([1, 2, 3])
+    assert_type(numbers, TaskFuture[list[int]])
+    assert_type(pool.options(name="numbers").put(3), TaskFuture[int])
+    assert_type(pool.submit(takes_all, numbers), TaskFuture[str])
+
+
 def submits(pool: HPCPoolExecutor) -> None:
     future = pool.submit(add, 1, b=2)
     assert_type(future, TaskFuture[int])

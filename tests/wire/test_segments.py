@@ -92,6 +92,72 @@ def test_a_segment_that_is_too_short_is_an_error(store, run_directory):
         segment.view()
 
 
+# -- the same memory again --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_memory_that_has_not_changed_is_there_once(kind, store, run_directory):
+    content = kind(pattern(LARGE))
+    first = store.share(content)
+    assert store.share(content) is first
+    assert store.share(memoryview(content)) is first
+    half = store.share(memoryview(content)[: LARGE // 2])
+    assert half is not first
+    assert len(files(run_directory)) == 2
+    del first, half
+    assert len(files(run_directory)) == 0
+
+
+@pytest.mark.parametrize("position", [0, 1, LARGE // 2, LARGE - 1])
+def test_memory_that_has_changed_anywhere_is_shared_anew(position, store):
+    content = pattern(LARGE)
+    first = store.share(content)
+    assert store.share(content) is first
+    content[position] ^= 1
+    second = store.share(content)
+    assert second is not first
+    assert bytes(second.view()) == content
+    assert store.share(content) is second
+    content[position] ^= 1
+    assert bytes(first.view()) == content
+
+
+def test_read_only_memory_of_what_can_change_is_looked_at(store):
+    content = pattern(LARGE)
+    view = memoryview(content).toreadonly()
+    first = store.share(view)
+    content[7] ^= 1
+    assert store.share(view) is not first
+
+
+def test_other_memory_at_an_old_address_is_shared_anew(store):
+    """What is freed comes back: the address says nothing about the content."""
+    content = pattern(LARGE)
+    first = store.share(content)
+    content[:] = bytes(LARGE)
+    assert bytes(store.share(content).view()) == bytes(LARGE)
+    assert bytes(first.view()) != bytes(LARGE)
+
+
+def test_memory_that_was_shared_with_an_ended_pool_is_shared_anew(store, tmp_path):
+    content = pattern(LARGE)
+    segment = store.share(content)
+    store.outlive_pool()
+    assert store.share(content) is not segment
+    assert bytes(segment.view()) == content
+
+
+def test_what_is_pickled_again_and_again_is_there_once(store, run_directory):
+    content = pattern(LARGE)
+    payloads = [pickle_call(len, (Holder(content), n), {}, store=store).payload for n in range(20)]
+    assert len(files(run_directory)) == 1
+    value = bytes(content)
+    payloads += [pickle_call(len, (value, n), {}, store=store).payload for n in range(20)]
+    assert len(files(run_directory)) == 2
+    payloads.clear()
+    assert len(files(run_directory)) == 0
+
+
 # -- whose it is, and when it goes ------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,49 @@
+"""Where a buffer lies in memory, and whether two hold the same bytes: what CPython tells C programs only."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+
+class _Buffer(ctypes.Structure):
+    """`Py_buffer` (https://docs.python.org/3/c-api/buffer.html#c.Py_buffer)."""
+
+    _fields_ = (
+        ("buf", ctypes.c_void_p),
+        ("obj", ctypes.py_object),
+        ("len", ctypes.c_ssize_t),
+        ("itemsize", ctypes.c_ssize_t),
+        ("readonly", ctypes.c_int),
+        ("ndim", ctypes.c_int),
+        ("format", ctypes.c_char_p),
+        ("shape", ctypes.c_void_p),
+        ("strides", ctypes.c_void_p),
+        ("suboffsets", ctypes.c_void_p),
+        ("internal", ctypes.c_void_p),
+    )
+
+
+_get_buffer = ctypes.pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+_release_buffer = ctypes.pythonapi.PyBuffer_Release
+_release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
+_release_buffer.restype = None
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_PLAIN = 0  # PyBUF_SIMPLE: contiguous bytes, perhaps read-only
+
+
+def address(buffer: Any) -> int:
+    """Return where the bytes of a contiguous buffer begin; it stays there as long as somebody holds the buffer."""
+    found = _Buffer()
+    _get_buffer(buffer, ctypes.byref(found), _PLAIN)
+    try:
+        return found.buf or 0
+    finally:
+        _release_buffer(ctypes.byref(found))
+
+
+def is_same(first: Any, second: Any, nbytes: int) -> bool:
+    """Say whether the first bytes of two buffers are equal; both must have so many. Other threads run meanwhile."""
+    return not _memcmp(address(first), address(second), nbytes)

@@ -82,7 +82,7 @@ class Client:
         self._waiting = Waiting()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
-        self._sender = Sender(self._stream, config.crash_limit, [hello(), setup], self.store)
+        self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
         self._broken: Broken | None = None
         #: What keeps the pool from ending; replaced, never changed.
         self._holds: frozenset[Hold] = frozenset()
@@ -167,7 +167,7 @@ class Client:
     ) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
         ticket = Ticket(future, call, options, blobs)
-        if dependencies and not take_results(ticket, dependencies):
+        if dependencies and not take_results(ticket, dependencies, self.store):
             return
         with self._door:
             self.check_open()

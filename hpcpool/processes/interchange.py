@@ -25,6 +25,7 @@ from hpcpool.config import Config
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
+from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, node_prefix, write_connection
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
@@ -119,6 +120,7 @@ class Interchange:
         self._look_again_at = 0.0
         self._stopping = False
         self._finished = False
+        self._has_failed = False
         self._events: queue.SimpleQueue[block_control.Event] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe()
         self._descriptors = (user_stderr, census)
@@ -148,6 +150,9 @@ class Interchange:
                 self._look_at_silence()
                 self._dispatch()
                 self._flush()
+        except BaseException:
+            self._has_failed = True
+            raise
         finally:
             self._close()
 
@@ -509,4 +514,5 @@ class Interchange:
         sessions.kill_descendants(_VANISH_S)
         self._streams.close()
         self._listener.close()
-        remove_run_directory(self._directory)
+        if not self._has_failed or is_client_gone(self._descriptors[1]):  # else it has results there that it wants
+            remove_run_directory(self._directory)

@@ -60,7 +60,7 @@ from hpcpool.wire.messages import (
     encode,
     to_manager,
 )
-from hpcpool.wire.packing import discard, pack
+from hpcpool.wire.packing import discard, pack, tell
 from hpcpool.wire.segments import remove_run_directory, sweep
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import hello
@@ -411,6 +411,7 @@ class Manager:
             if outcome.id == READY:
                 self._on_ready(handle, outcome, now)
                 continue
+            tell(self._run_directory, outcome.data, outcome.layout)
             wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
             self._tasks.pop(outcome.id, None)
             self._long_runs.forget(outcome.id)

@@ -12,8 +12,9 @@ from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
-from hpcpool.wire.packing import Payload
+from hpcpool.wire.packing import Payload, localised
 from hpcpool.wire.payload import pickle_value
+from hpcpool.wire.segments import SegmentStore
 
 #: A chain of failed dependencies is named up to this many calls.
 _NAMED_CALLS = 5
@@ -153,10 +154,10 @@ def _longer(chain: tuple[str, ...], name: str) -> tuple[str, ...]:
     return (*chain, name) if len(chain) < _NAMED_CALLS else (*chain[:2], _GAP, name)
 
 
-def fill(ticket: Ticket, index: int, dependency: Future[Any]) -> bool:
+def fill(ticket: Ticket, index: int, dependency: Future[Any], store: SegmentStore) -> bool:
     """Put a finished dependency's result in its place; if it cannot be pickled, fail the ticket and return False."""
     try:
-        ticket.parts[index] = payload_of(dependency)
+        ticket.parts[index] = payload_of(dependency, store)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
         ticket.future._finish(raising(without_frames(error)))
         return False
@@ -170,7 +171,9 @@ def has_failed(future: Future[Any]) -> bool:
     return future.cancelled() or future.exception() is not None
 
 
-def payload_of(future: Future[Any]) -> Payload:
-    """Return a finished future's result, as it came if that is still there."""
+def payload_of(future: Future[Any], store: SegmentStore) -> Payload:
+    """Return a finished future's result, as it came if that is still there; its segments are the store's."""
     payload = future._pass_on() if isinstance(future, TaskFuture) else None
-    return payload if payload is not None else pickle_value(future.result(), is_captured=True)
+    if payload is None:
+        return pickle_value(future.result(), is_captured=True, store=store)
+    return localised(payload, store)

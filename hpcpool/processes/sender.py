@@ -14,7 +14,6 @@ from hpcpool.processes.blob_ledger import BlobLedger
 from hpcpool.processes.ticket import SENT, Ticket
 from hpcpool.wire.messages import Task, encode
 from hpcpool.wire.packing import Packed, pack
-from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.stream import Stream
 
 #: How many tasks go into one message: enough to pay for the message, few enough that the first is not kept waiting.
@@ -33,12 +32,10 @@ class Sender:
         stream: to the interchange.
         crash_limit: of calls that have none of their own.
         first: the messages that go out before all others.
-        store: the segments that workers can open.
     """
 
-    def __init__(self, stream: Stream, crash_limit: int, first: list[Any], store: SegmentStore) -> None:
+    def __init__(self, stream: Stream, crash_limit: int, first: list[Any]) -> None:
         self._stream = stream
-        self._store = store
         self._crash_limit = crash_limit
         # An RLock: the garbage collector may drop an executor, and so close a pool, while a thread has it.
         self._lock = threading.RLock()
@@ -126,7 +123,7 @@ class Sender:
         """Return what tells the interchange of a ticket, what goes with it, and the bytes of both (at least 1)."""
         options = ticket.options
         payloads = [ticket.call, *ticket.parts] if ticket.parts else [ticket.call]
-        packed = pack(payloads, self._store)  # type: ignore[arg-type]  # by now all parts are there
+        packed = pack(payloads)  # type: ignore[arg-type]  # by now all parts are there
         frames = packed.frames
         task = Task(
             ticket.id,

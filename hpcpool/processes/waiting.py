@@ -12,9 +12,12 @@ from hpcpool.processes import outcomes
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.packing import Payload
+from hpcpool.wire.segments import SegmentStore
 
 
 class _Client(Protocol):
+    store: SegmentStore
+
     def is_pending(self, future: Future[Any]) -> bool:
         """Say whether the client's own thread will be the one to complete this future."""
 
@@ -28,15 +31,20 @@ class _Client(Protocol):
         """Have the client's own thread do something; called from any thread."""
 
 
-def take_results(ticket: Ticket, dependencies: Sequence[Future[Any]]) -> bool:
+def take_results(ticket: Ticket, dependencies: Sequence[Future[Any]], store: SegmentStore) -> bool:
     """Take the results that are there, in the user's thread: pickling them may run the user's code.
+
+    Args:
+        ticket: lacks them.
+        dependencies: in placeholder order.
+        store: where the segments of results that come from elsewhere are made.
 
     Returns False if one cannot be pickled; that has failed the ticket.
     """
     ticket.parts = [None] * len(dependencies)
     for index, dependency in enumerate(dependencies):
         if dependency.done() and not outcomes.has_failed(dependency):
-            if not outcomes.fill(ticket, index, dependency):
+            if not outcomes.fill(ticket, index, dependency, store):
                 return False
         else:
             if ticket.waiting is None:
@@ -108,7 +116,7 @@ class Waiting:
         payload: Payload | BaseException | None = None
         if not outcomes.has_failed(future):
             try:
-                payload = outcomes.payload_of(future)
+                payload = outcomes.payload_of(future, client.store)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
                 payload = outcomes.without_frames(error)
         client.call_soon(lambda: self.settle(future, payload, client))

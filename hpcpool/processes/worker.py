@@ -73,7 +73,7 @@ def _store(number: int, node_directory: str) -> SegmentStore | None:
     run_directory, node = os.path.split(node_directory)
     if not os.path.isdir(os.path.join(run_directory, "shm", "free")):
         return None
-    return SegmentStore(run_directory, segment_maker(node, number), tells=True)
+    return SegmentStore(run_directory, segment_maker(node, number), is_untold=True)
 
 
 def segment_maker(node: str, number: int) -> str:
@@ -136,9 +136,9 @@ def _run_calls(calls: socket.socket, link: socket.socket, store: SegmentStore | 
             used, unaccounted_s = now, 0.0
         outcome.peak_memory_bytes = used.ru_maxrss * _RSS_UNIT
         _flush()
-        for segment in packed.segments:
-            segment.tell()
         write_outcome(link, outcome, packed.frames)
+        for segment in packed.segments:
+            segment.give_away()
         del packed
 
 
@@ -146,7 +146,7 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
     """Run one call; whatever happens in it becomes its outcome."""
     opened = Opened(store.run_directory) if store is not None and task.layout else None
     status, payload = _open_and_call(task, frames, opened, store)
-    packed = pack([payload], store)
+    packed = pack([payload])
     del payload
     outcome = _outcome(task.id, status, packed)
     outcome.keeps_arguments = opened is not None and opened.are_in_use

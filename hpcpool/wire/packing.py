@@ -37,8 +37,8 @@ class Packed(NamedTuple):
     segments: Sequence[Segment] = ()
 
 
-def pack(payloads: Sequence[Payload], store: SegmentStore | None = None) -> Packed:
-    """Lay out payloads: small pieces joined inline, large ones as frames, segments of `store` as references.
+def pack(payloads: Sequence[Payload]) -> Packed:
+    """Lay out payloads: small pieces joined inline, large ones as frames, segments as references.
 
     The layout is empty for the common case of one small pickle. Otherwise it holds, for each payload, the number of
     its pieces and then each piece's length; -1 stands for the next frame, -2 - n for an inline reference of n bytes.
@@ -54,12 +54,10 @@ def pack(payloads: Sequence[Payload], store: SegmentStore | None = None) -> Pack
         layout.append(1 + len(payload.buffers))
         for piece in (payload.data, *payload.buffers):
             if type(piece) is Segment:
-                if piece.store is store and piece.path:
-                    inline.append(piece.reference)
-                    layout.append(-2 - len(inline[-1]))
-                    shared.append(piece)
-                    continue
-                piece = piece.view()
+                inline.append(piece.reference)
+                layout.append(-2 - len(inline[-1]))
+                shared.append(piece)
+                continue
             size = memoryview(piece).nbytes
             if size <= INLINE_BYTES:
                 inline.append(piece)
@@ -114,12 +112,34 @@ def references(data: Buffer, layout: Sequence[int]) -> list[bytes]:
 
 
 def discard(run_directory: str, data: Buffer, layout: Sequence[int]) -> None:
-    """Remove the segments of payloads that nobody will get."""
+    """Remove the segments of packed payloads that nobody will get."""
+    _each_reference(segments.discard, run_directory, data, layout)
+
+
+def tell(run_directory: str, data: Buffer, layout: Sequence[int]) -> None:
+    """Note that the segments of a worker's packed payloads are known, whatever becomes of the worker."""
+    _each_reference(segments.tell, run_directory, data, layout)
+
+
+def _each_reference(
+    action: Callable[[str, list[bytes]], None], run_directory: str, data: Buffer, layout: Sequence[int]
+) -> None:
     if layout:
         try:
-            segments.discard(run_directory, references(data, layout))
-        except ValueError as error:
-            log.warning("what is discarded is malformed: %s", error)
+            action(run_directory, references(data, layout))
+        except ValueError as error:  # who opens it will say so, too
+            log.warning("a malformed payload: %s", error)
+
+
+def localised(payload: Payload, store: SegmentStore) -> Payload:
+    """Return a payload whose segments, if it has any, are the store's own: another pool's are copied."""
+    pieces = [payload.data, *payload.buffers]
+    if all(type(piece) is not Segment or piece.store is store for piece in pieces):
+        return payload
+    data, *buffers = [
+        store.write(piece.view()) if type(piece) is Segment and piece.store is not store else piece for piece in pieces
+    ]
+    return Payload(data, buffers)
 
 
 def _by_payload(layout: Sequence[int]) -> Iterator[Sequence[int]]:

@@ -68,16 +68,23 @@ class _Keeper:
         if raw.nbytes < OUT_OF_BAND_BYTES:
             return True
         if self.store is not None and raw.nbytes >= SEGMENT_BYTES:
-            buffers.append(self.store.share(raw) if self._is_captured else self.store.write(raw))
-        else:
-            # Read-only memory may be a view of what can change; only bytes never do.
-            buffers.append(bytearray(raw) if self._is_captured and type(raw.obj) is not bytes else raw)
+            try:
+                buffers.append(self.store.share(raw) if self._is_captured else self.store.write(raw))
+            except OSError as error:
+                self.store.warn_of(error)
+            else:
+                return False
+        # Read-only memory may be a view of what can change; only bytes never do.
+        buffers.append(bytearray(raw) if self._is_captured and type(raw.obj) is not bytes else raw)
         return False
 
     def payload(self, data: bytes, buffers: list[Buffer]) -> Payload:
         """Return what was pickled; a large pickle is a segment, too."""
         if self.store is not None and len(data) >= SEGMENT_BYTES:
-            return Payload(self.store.write(data), buffers)
+            try:
+                return Payload(self.store.write(data), buffers)
+            except OSError as error:
+                self.store.warn_of(error)
         return Payload(data, buffers)
 
 

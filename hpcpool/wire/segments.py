@@ -47,10 +47,9 @@ _MEMORY = 0
 #: The end of a result's name while its worker may still die without having told of it.
 _UNTOLD = ".untold"
 
-_forks = itertools.count(1)
-#: How often this process has been forked. A child sees what was there before, so those files must not be used again.
+#: Grows with each fork of this process. A child sees what was there before, so those files must not be used again.
 _epoch = [0]
-os.register_at_fork(after_in_parent=lambda: _epoch.__setitem__(0, next(_forks)))
+os.register_at_fork(after_in_parent=lambda: _epoch.__setitem__(0, _epoch[0] + 1))
 
 Buffer = Any  # bytes, bytearray or memoryview
 
@@ -83,11 +82,10 @@ def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Conta
     """Remove the segments of makers that have died, but for `spare`; with `untold` only what nobody was told of."""
     for folder in ("shm", "spill"):
         directory = os.path.join(run_directory, folder)
-        with contextlib.suppress(FileNotFoundError):  # the pool has ended
-            for name in os.listdir(directory):
-                is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
-                if is_meant and f"{folder}/{name}" not in spare:
-                    _remove(os.path.join(directory, name))
+        for name in _names(directory):
+            is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
+            if is_meant and f"{folder}/{name}" not in spare:
+                _remove(os.path.join(directory, name))
 
 
 # -- references -------------------------------------------------------------------------------------------------------
@@ -104,6 +102,14 @@ def _read_reference(reference: Buffer) -> tuple[int, int, str]:
     if folder not in ("shm", "spill") or not name or "/" in name or name.startswith("."):
         raise ValueError(f"not a reference to a segment: {path!r}")
     return kind, nbytes, path
+
+
+def tell(run_directory: str, references: Iterable[Buffer]) -> None:
+    """Note that segments of a worker are known by these references from now on, whatever becomes of the worker."""
+    for reference in references:
+        path = os.path.join(run_directory, _read_reference(reference)[2])
+        with contextlib.suppress(FileNotFoundError):  # the pool has ended
+            os.rename(path + _UNTOLD, path)
 
 
 def discard(run_directory: str, references: Iterable[Buffer]) -> None:
@@ -229,7 +235,7 @@ class Segment:
         if self._rest is None:
             try:
                 memory = _open(self._full_path, self.nbytes, self._kind)
-            except FileNotFoundError:
+            except OSError:
                 if self._rest is None:  # else the pool has ended in this moment
                     raise
             else:
@@ -259,9 +265,8 @@ class Segment:
             self._rest = _open(self._full_path, self.nbytes, self._kind)
             self.path = ""
 
-    def tell(self) -> None:
-        """Somebody is about to get the reference, and the segment with it."""
-        os.rename(self._full_path + _UNTOLD, self._full_path)
+    def give_away(self) -> None:
+        """Somebody else has the reference, and the segment with it."""
         self.path = ""
 
     @property
@@ -279,14 +284,14 @@ class SegmentStore:
     Args:
         run_directory: of the pool.
         maker: the first part of the names of its files, unique in the pool.
-        tells: each segment goes to somebody else, by `Segment.tell`.
+        is_untold: until somebody has been told of a segment (see `tell`), its name says so.
     """
 
-    def __init__(self, run_directory: str, maker: str, *, tells: bool = False) -> None:
+    def __init__(self, run_directory: str, maker: str, *, is_untold: bool = False) -> None:
         self.run_directory = run_directory
         self.pid = os.getpid()
         self._maker = maker
-        self._ending = _UNTOLD if tells else ""
+        self._ending = _UNTOLD if is_untold else ""
         self._numbers = itertools.count(1)
         self._free = os.path.join(run_directory, "shm", "free")
         self._segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
@@ -313,7 +318,7 @@ class SegmentStore:
     def write(self, buffer: Buffer) -> Segment:
         """Return a new segment with a copy of this content.
 
-        Raises OSError if there is no room for it, neither in shared memory nor on disk.
+        Raises OSError if it can be written neither to shared memory nor to disk.
         """
         view = memoryview(buffer).cast("B")
         name = f"{self._maker}.{next(self._numbers)}"
@@ -324,8 +329,18 @@ class SegmentStore:
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-        self._warn_once()
+        self._say_once(
+            ".full",
+            "shared memory (%s) is full: large arguments and results go through files in %s now, which is slower; hold "
+            "fewer of them at a time, or have the system's shared memory made larger",
+            os.path.realpath(os.path.join(self.run_directory, "shm")),
+            os.path.join(self.run_directory, "spill"),
+        )
         return self._fill(f"spill/{name}", view, kind)
+
+    def warn_of(self, error: OSError) -> None:
+        """A buffer could not be written, and goes along in messages."""
+        self._say_once(".failed", "large arguments and results are copied from process to process: %s", error)
 
     def adopt(self, reference: Buffer) -> Segment:
         """Take over a segment that another process has told of."""
@@ -375,7 +390,7 @@ class SegmentStore:
 
     def _claim(self, nbytes: int, name: str) -> bool:
         """Take over a file that is free and about as large; False if there is none."""
-        for free in self._free_names():
+        for free in _names(self._free):
             if free.startswith(f"{_class(nbytes)}-"):
                 target = os.path.join(self.run_directory, "shm", name + self._ending)
                 with contextlib.suppress(FileNotFoundError):  # another process was faster
@@ -386,7 +401,7 @@ class SegmentStore:
     def _has_room(self, nbytes: int) -> bool:
         if self._leaves_reserve(nbytes):
             return True
-        for free in self._free_names():
+        for free in _names(self._free):
             _remove(os.path.join(self._free, free))
         return self._leaves_reserve(nbytes)
 
@@ -394,26 +409,18 @@ class SegmentStore:
         room = os.statvfs(self._free)
         return room.f_bavail * room.f_frsize - nbytes >= _RESERVE * room.f_blocks * room.f_frsize
 
-    def _free_names(self) -> list[str]:
-        try:
-            return os.listdir(self._free)
-        except FileNotFoundError:  # the pool has ended
-            return []
-
     def _free_bytes(self) -> int:
-        return sum(1 << int(name.partition("-")[0]) for name in self._free_names())
+        return sum(1 << int(name.partition("-")[0]) for name in _names(self._free))
 
-    def _warn_once(self) -> None:
-        """Say that shared memory is full, once for the whole pool."""
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(os.path.join(self.run_directory, "spill", ".warned"), os.O_CREAT | os.O_EXCL))
-            place = os.path.realpath(os.path.join(self.run_directory, "shm"))
-            log.warning(
-                "shared memory (%s) is full: large arguments and results go through files in %s now, which is slower; "
-                "hold fewer of them at a time, or have the system's shared memory made larger",
-                place,
-                os.path.join(self.run_directory, "spill"),
-            )
+    def _say_once(self, name: str, text: str, *values: object) -> None:
+        """Warn of something, once for the whole pool as far as that can be told."""
+        try:
+            os.close(os.open(os.path.join(self.run_directory, "spill", name), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return
+        except OSError as error:
+            log.debug("%s cannot be made: %s", name, error)
+        log.warning(text, *values)
 
 
 def _class(nbytes: int) -> int:
@@ -421,6 +428,20 @@ def _class(nbytes: int) -> int:
     return (nbytes - 1).bit_length()
 
 
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:  # the pool has ended
+        return []
+    except OSError as error:  # no descriptors left: nothing here is so urgent
+        log.debug("%s cannot be read: %s", directory, error)
+        return []
+
+
 def _remove(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:  # it has gone with the pool
+        return
+    except OSError as error:
+        log.warning("%s cannot be removed now: %s", path, error)

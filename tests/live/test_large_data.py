@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from hpcpool import WorkerCrashed
+from hpcpool import BrokenPool, WorkerCrashed
 from hpcpool.wire import segments
 from tests.live import calls, large
 from tests.live.large import LARGE
@@ -130,6 +130,16 @@ def test_results_can_be_opened_when_the_pool_has_gone():
     with executor(1) as other:
         assert other.submit(large.total, shared, shared).result(PATIENCE_S) == LARGE / 8 * 2
     assert large.total(shared.result()) == LARGE / 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_results_can_be_opened_when_the_interchange_has_died(number, pool):
+    futures = [pool.submit(large.echo, np.full(size // 8, 3.0)) for size in SIZES]
+    assert not wait(futures, PATIENCE_S).not_done
+    never = pool.submit(calls.run_forever)
+    Pool.of(pool).interchange.send_signal(number)
+    assert isinstance(never.exception(PATIENCE_S), BrokenPool)
+    assert [large.total(future.result(PATIENCE_S)) for future in futures] == [size // 8 * 3.0 for size in SIZES]
 
 
 def test_a_result_is_an_argument_of_another_pools_call(pool):

@@ -11,7 +11,7 @@ import pickle
 import pytest
 
 from hpcpool.wire import segments
-from hpcpool.wire.packing import Payload, discard, pack, references, unpack
+from hpcpool.wire.packing import Payload, discard, localised, pack, references, tell, unpack
 from hpcpool.wire.payload import pickle_call, pickle_value, unpickle, unpickle_call
 from hpcpool.wire.segments import SEGMENT_BYTES, Opened, Segment, SegmentStore, make_directories, remove_run_directory
 
@@ -43,6 +43,14 @@ def files(directory, folder="shm"):
 
 def free(directory):
     return list((directory / "shm" / "free").iterdir())
+
+
+def told(segment):
+    """Hand a worker's segment over, as its manager does; return what the client gets."""
+    reference = segment.reference
+    segments.tell(segment.store.run_directory, [reference])
+    segment.give_away()
+    return reference
 
 
 def pattern(nbytes):
@@ -247,11 +255,10 @@ def test_a_fork_during_a_call_counts_as_putting_its_arguments_aside(store, run_d
 
 
 def test_a_result_belongs_to_whom_it_is_told(run_directory, store):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
     content = pattern(LARGE)
     segment = worker.write(content)
-    reference = segment.reference
-    segment.tell()
+    reference = told(segment)
     del segment
     adopted = store.adopt(reference)
     assert bytes(adopted.view()) == content
@@ -261,39 +268,38 @@ def test_a_result_belongs_to_whom_it_is_told(run_directory, store):
 
 
 def test_a_result_that_is_not_told_goes_with_its_object(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
     worker.write(bytearray(LARGE))
     assert files(run_directory) == []
 
 
 def test_what_a_dead_worker_has_told_nobody_of_is_swept(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
-    other = SegmentStore(str(run_directory), "node-a.1.70", tells=True)
-    told, untold, others = worker.write(bytearray(LARGE)), worker.write(bytearray(LARGE)), other.write(bytearray(LARGE))
-    told.tell()
+    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    other = SegmentStore(str(run_directory), "node-a.1.70", is_untold=True)
+    known, untold, others = (maker.write(bytearray(LARGE)) for maker in (worker, worker, other))
+    told(known)
     segments.sweep(str(run_directory), "node-a.1.7.", untold=True)
     assert files(run_directory) == ["node-a.1.7.1", "node-a.1.70.1.untold"]
     del untold, others
 
 
 def test_of_a_lost_node_stays_what_the_client_has(run_directory, store):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
     made = [worker.write(bytearray(LARGE)) for _ in range(3)]
-    taken = made[0].reference
-    for segment in made:
-        segment.tell()
-    adopted = store.adopt(taken)
+    references_to_all = [told(segment) for segment in made]
+    adopted = store.adopt(references_to_all[0])
     store.sweep("node-a.")
     assert files(run_directory) == ["node-a.1.7.1"]
     del adopted
 
 
 def test_what_nobody_will_get_is_discarded(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", tells=True)
-    packed = pack([Payload(b"pickle", [worker.write(bytearray(LARGE)), b"small"])], worker)
+    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    packed = pack([Payload(b"pickle", [worker.write(bytearray(LARGE)), b"small"])])
     for segment in packed.segments:
-        segment.tell()
-    assert len(files(run_directory)) == 1
+        segment.give_away()
+    tell(str(run_directory), packed.data, packed.layout)
+    assert files(run_directory) == ["node-a.1.7.1"]
     discard(str(run_directory), packed.data, packed.layout)
     assert files(run_directory) == []
 
@@ -330,9 +336,11 @@ def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
     content = pattern(LARGE)
     segment = other.write(content)
     for _ in range(2):
-        packed = pack([Payload(b"pickle", [segment])], store)
-        assert [bytes(frame) for frame in packed.frames] == [content]
-        assert not packed.segments
+        data, (local,) = localised(Payload(b"pickle", [segment]), store)
+        assert data == b"pickle"
+        assert local.store is store
+        assert bytes(local.view()) == content
+        assert localised(Payload(data, [local]), store).buffers == [local]
         other.outlive_pool()
         remove_run_directory(str(other_directory))
 
@@ -379,14 +387,42 @@ def test_a_file_system_that_fills_up_while_it_is_written_is_seen(store, run_dire
     assert files(run_directory) == []
 
 
-def test_no_room_anywhere_is_an_error_and_leaves_nothing(store, run_directory, monkeypatch):
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_where_nothing_can_be_written_all_travels_along(is_captured, store, run_directory, monkeypatch, caplog):
     def pwrite(descriptor, data, position):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    with pytest.raises(OSError, match="No space"):
-        pickle_value(bytes(LARGE), store=store)
+    value = [bytes(LARGE), pattern(LARGE), "x" * LARGE]
+    for _ in range(2):
+        payload = pickle_value([Holder(value[1]), value[0], value[2]], is_captured=is_captured, store=store)
+        packed = pack([payload])
+        assert not packed.segments
+        arrived = unpickle(unpack(packed.data, packed.layout, packed.frames)[0])
+        assert [bytes(arrived[0][0]), *arrived[1:]] == [value[1], value[0], value[2]]
     assert files(run_directory) == files(run_directory, "spill") == []
+    assert [record.message for record in caplog.records if "No space" in record.message] == [
+        "large arguments and results are copied from process to process: [Errno 28] No space left on device"
+    ]
+
+
+@pytest.mark.parametrize("data", [b"no reference", b""])
+def test_a_malformed_outcome_that_is_discarded_does_no_harm(data, run_directory, caplog):
+    discard(str(run_directory), data, (1, -2 - len(data)))
+    discard(str(run_directory), data, (5, 1))
+    assert caplog.text.count("malformed") == 2
+
+
+def test_a_folder_that_cannot_be_read_now_is_no_error(store, run_directory, monkeypatch):
+    def listdir(path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    segment = store.write(bytearray(LARGE))
+    store.sweep("client.")
+    del segment
+    monkeypatch.undo()
+    assert files(run_directory) == []
 
 
 # -- payloads ---------------------------------------------------------------------------------------------------------
@@ -404,7 +440,7 @@ def test_large_buffers_and_large_pickles_travel_as_references(store, run_directo
     large, small = pattern(LARGE), pattern(20 * 1024)
     text = "x" * SEGMENT_BYTES
     call = pickle_call(len, (Holder(large, small), bytes(large), text), {}, store=store)
-    packed = pack([call.payload], store)
+    packed = pack([call.payload])
     assert len(packed.segments) == 3
     assert [bytes(frame) for frame in packed.frames] == [small]
     assert len(packed.data) < 1000

@@ -246,7 +246,7 @@ class Segment:
 
     def holds(self, view: memoryview) -> bool:
         """Say whether this is the content of the file."""
-        if view.obj is self._source:
+        if self._source is not None and view.obj is self._source:
             return True
         try:
             if self._twin is None:
@@ -295,8 +295,8 @@ class SegmentStore:
         self._numbers = itertools.count(1)
         self._free = os.path.join(run_directory, "shm", "free")
         self._segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
-        #: By address and size of the memory that they were made of.
-        self._sources: weakref.WeakValueDictionary[tuple[int, int], Segment] = weakref.WeakValueDictionary()
+        #: By address, size and kind of the memory that they were made of.
+        self._sources: weakref.WeakValueDictionary[tuple[int, int, int], Segment] = weakref.WeakValueDictionary()
 
     def share(self, buffer: Buffer) -> Segment:
         """Return a segment with this content: an old one, if this memory was shared before and has not changed.
@@ -305,13 +305,13 @@ class SegmentStore:
         takes a third of the time of another copy); of a `bytes` object nothing.
         """
         view = memoryview(buffer).cast("B")
-        source = address(view), view.nbytes
+        source = address(view), view.nbytes, _kind_of(view)
         known = self._sources.get(source)
         if known is not None and known.path and known.holds(view):
             return known
         segment = self.write(view)
-        if type(view.obj) is bytes:
-            segment._source = view.obj
+        if source[2] == _BYTES:
+            segment._source = view.obj  # type: ignore[assignment]
         self._sources[source] = segment
         return segment
 
@@ -322,7 +322,7 @@ class SegmentStore:
         """
         view = memoryview(buffer).cast("B")
         name = f"{self._maker}.{next(self._numbers)}"
-        kind = _BYTES if type(view.obj) is bytes else _MEMORY
+        kind = _kind_of(view)
         if self._claim(view.nbytes, name) or self._has_room(view.nbytes):
             try:
                 return self._fill(f"shm/{name}", view, kind)
@@ -340,7 +340,8 @@ class SegmentStore:
 
     def warn_of(self, error: OSError) -> None:
         """A buffer could not be written, and goes along in messages."""
-        self._say_once(".failed", "large arguments and results are copied from process to process: %s", error)
+        if os.path.isdir(self._free):  # else the pool has ended, and will say so
+            self._say_once(".failed", "large arguments and results are copied from process to process: %s", error)
 
     def adopt(self, reference: Buffer) -> Segment:
         """Take over a segment that another process has told of."""
@@ -365,10 +366,10 @@ class SegmentStore:
         if is_clean and path.startswith("shm/") and self._free_bytes() + (1 << _class(nbytes)) <= _FREE_BYTES:
             try:
                 os.rename(full_path, os.path.join(self._free, f"{_class(nbytes)}-{path[4:]}"))
-            except OSError:
-                return  # it has gone with the pool
-        else:
-            _remove(full_path)
+                return
+            except OSError as error:
+                log.debug("%s is not used again: %s", full_path, error)
+        _remove(full_path)
 
     def _noted(self, segment: Segment) -> Segment:
         self._segments[segment.path] = segment
@@ -407,6 +408,8 @@ class SegmentStore:
 
     def _leaves_reserve(self, nbytes: int) -> bool:
         room = os.statvfs(self._free)
+        if not room.f_blocks:  # a tmpfs without a limit
+            return True
         return room.f_bavail * room.f_frsize - nbytes >= _RESERVE * room.f_blocks * room.f_frsize
 
     def _free_bytes(self) -> int:
@@ -426,6 +429,10 @@ class SegmentStore:
 def _class(nbytes: int) -> int:
     """Files of one class are used for each other: their sizes differ by less than a factor of two."""
     return (nbytes - 1).bit_length()
+
+
+def _kind_of(view: memoryview) -> int:
+    return _BYTES if type(view.obj) is bytes else _MEMORY
 
 
 def _names(directory: str) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import logging
 import os
 import pickle
 
+import numpy as np
 import pytest
 
 from hpcpool.wire import segments
@@ -136,6 +138,29 @@ def test_read_only_memory_of_what_can_change_is_looked_at(store):
     first = store.share(view)
     content[7] ^= 1
     assert store.share(view) is not first
+
+
+def test_memory_without_an_owner_is_looked_at(store):
+    content = pattern(LARGE)
+    make = ctypes.pythonapi.PyMemoryView_FromMemory
+    make.restype = ctypes.py_object
+    where = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(content)))
+    view = make(where, ctypes.c_ssize_t(LARGE), 0x200)
+    assert view.obj is None
+    first = store.share(view)
+    assert store.share(view) is first
+    content[3] ^= 1
+    assert store.share(view) is not first
+
+
+def test_bytes_and_an_array_of_the_same_memory_stay_what_they_are(store):
+    content = bytes(pattern(LARGE))
+    array = np.frombuffer(content, np.uint8)
+    held = [pickle_call(len, (value,), {}, store=store).payload for value in (array, content, array)]
+    opened = [unpickle(payload)[1][0] for payload in held]
+    assert [type(value) for value in opened] == [np.ndarray, bytes, np.ndarray]
+    assert opened[1] == content
+    assert (opened[2] == array).all()
 
 
 def test_other_memory_at_an_old_address_is_shared_anew(store):
@@ -385,6 +410,19 @@ def test_a_file_system_that_fills_up_while_it_is_written_is_seen(store, run_dire
     segment = store.write(pattern(LARGE))
     assert segment.path.startswith("spill/")
     assert files(run_directory) == []
+
+
+def test_a_tmpfs_without_a_limit_has_room(store, monkeypatch):
+    room = os.statvfs("/")
+    unlimited = os.statvfs_result([0 if index in (2, 3, 4) else value for index, value in enumerate(room)])
+    monkeypatch.setattr(os, "statvfs", lambda path: unlimited)
+    assert store.write(bytearray(LARGE)).path.startswith("shm/")
+
+
+def test_what_is_shared_when_the_pool_has_ended_travels_along_without_a_word(store, run_directory, caplog):
+    remove_run_directory(str(run_directory))
+    assert unpickle(pickle_value([pattern(LARGE)], store=store)) is not None
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("is_captured", [False, True])

@@ -18,9 +18,8 @@ from collections import deque
 from hpcpool.processes import sessions, worker
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.start_command import start_command
-from hpcpool.wire import fork_channel
+from hpcpool.wire import fork_channel, run_directory
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager, WorkerEnded, WorkerNotStarted, WorkerStarted
-from hpcpool.wire.segments import remove_run_directory
 
 #: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
 _VANISH_S = 2.0
@@ -82,9 +81,9 @@ class ForkServer:
 
     def _remove_run_directory(self) -> None:
         """Do it in place of all the others, who may have been killed together."""
-        run_directory = os.path.dirname(self._node_directory)
-        if os.path.exists(os.path.join(run_directory, "connection.json")):  # else the node's folder is somewhere else
-            remove_run_directory(run_directory)
+        directory = os.path.dirname(self._node_directory)
+        if os.path.exists(os.path.join(directory, "connection.json")):  # else the node's folder is somewhere else
+            run_directory.remove(directory)
 
     def _say(self, message: ToManager) -> None:
         self._unsaid.append(message)

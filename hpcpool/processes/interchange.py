@@ -30,6 +30,7 @@ from hpcpool.processes.connection import Connection, node_prefix, write_connecti
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.streams import Streams
+from hpcpool.wire import run_directory
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -62,7 +63,6 @@ from hpcpool.wire.messages import (
     from_manager,
 )
 from hpcpool.wire.packing import discard
-from hpcpool.wire.segments import remove_run_directory
 from hpcpool.wire.stream import Message, Stream
 from hpcpool.wire.versions import disagreement, hello
 
@@ -107,6 +107,7 @@ class Interchange:
         self._directory = directory
         with open(os.path.join(directory, "config.json"), "rb") as file:
             self._config = Config.from_json(file.read())
+        self._lock = run_directory.hold(directory)
         self._hello = hello()
         self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
@@ -515,4 +516,4 @@ class Interchange:
         self._streams.close()
         self._listener.close()
         if not self._has_failed or is_client_gone(self._descriptors[1]):  # else it has results there that it wants
-            remove_run_directory(self._directory)
+            run_directory.remove(self._directory)

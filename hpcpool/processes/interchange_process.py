@@ -15,7 +15,8 @@ from hpcpool.config import Config
 from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
 from hpcpool.processes.start_command import start_command
-from hpcpool.wire import segments
+from hpcpool.wire import run_directory
+from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.stream import Stream
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
@@ -32,17 +33,23 @@ class InterchangeProcess:
     """Starts an interchange for a configuration. Used by the client's thread, but for `after_fork`."""
 
     def __init__(self, config: Config) -> None:
+        run_directory.remove_dead()
         self.directory = _make_run_directory(config.run_dir)
         try:
             with open(os.path.join(self.directory, "config.json"), "wb") as file:
                 file.write(config.to_json())
             outer = sessions.node_directory()
-            segments.make_directories(self.directory, os.path.dirname(outer) if outer is not None else None)
+            outer_directory = os.path.dirname(outer) if outer is not None else None
+            self._lock = _moved(run_directory.prepare(self.directory, outer_directory))
             #: The segments of the client.
-            self.store = segments.SegmentStore(self.directory, "client")
-            self._start()
+            self.store = SegmentStore(self.directory, "client")
+            try:
+                self._start()
+            except BaseException:
+                os.close(self._lock)
+                raise
         except BaseException:
-            segments.remove_run_directory(self.directory)
+            run_directory.remove(self.directory)
             raise
 
     def _start(self) -> None:
@@ -97,12 +104,14 @@ class InterchangeProcess:
         self._wait_for_census()
         self.stream.close()
         os.close(self._census)
-        segments.remove_run_directory(self.directory)
+        run_directory.remove(self.directory)
+        os.close(self._lock)
 
     def after_fork(self) -> None:
         """In a forked child: close our ends, so that the parent's death is still seen."""
         self.stream.close()
         os.close(self._census)
+        os.close(self._lock)
 
     def _wait_for_census(self) -> None:
         deadline = time.monotonic() + _AFTERMATH_S

@@ -32,6 +32,7 @@ from hpcpool.processes.long_runs import LongRuns
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY, segment_maker
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
+from hpcpool.wire import run_directory
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import is_announced
@@ -61,7 +62,7 @@ from hpcpool.wire.messages import (
     to_manager,
 )
 from hpcpool.wire.packing import discard, pack, tell
-from hpcpool.wire.segments import remove_run_directory, sweep
+from hpcpool.wire.segments import sweep
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.versions import hello
 
@@ -545,5 +546,5 @@ class Manager:
         self._relay.close(timeout_s=1.0)
         shutil.rmtree(self._directory, ignore_errors=True)
         if not self._interchange_open and is_client_gone(self._census):
-            remove_run_directory(self._run_directory)  # killed both of them: nobody else is left
+            run_directory.remove(self._run_directory)  # killed both of them: nobody else is left
         self._stream.close()

@@ -5,7 +5,7 @@ from the start, and those of results from the moment that their reference reache
 its own: what a call changes in place, no other call sees. Files that nobody looks at any more are used again, since
 most of what a new one costs is the kernel's clearing of its pages.
 
-Segments live below the run directory: `shm` is a link into tmpfs; `spill`, on disk, takes what tmpfs has no room for.
+Segments live below the run directory, in `shm`, or where tmpfs has no room in `spill` (see `wire.run_directory`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import itertools
 import logging
 import mmap
 import os
-import shutil
 import struct
-import tempfile
 import weakref
 from collections.abc import Container, Iterable
 from typing import Any
@@ -31,8 +29,6 @@ log = logging.getLogger("hpcpool")
 SEGMENT_BYTES = 128 * 1024
 #: From this size on a segment is mapped; below, reading it costs less than the page faults.
 _MAP_BYTES = 512 * 1024
-#: Where tmpfs is mounted on Linux.
-_TMPFS = "/dev/shm"
 #: What tmpfs always keeps free, for others, as a share of its size.
 _RESERVE = 0.1
 #: Most bytes in files that wait to be used again.
@@ -52,40 +48,6 @@ _epoch = [0]
 os.register_at_fork(after_in_parent=lambda: _epoch.__setitem__(0, _epoch[0] + 1))
 
 Buffer = Any  # bytes, bytearray or memoryview
-
-
-# -- directories ------------------------------------------------------------------------------------------------------
-
-
-def make_directories(run_directory: str, outer: str | None = None) -> None:
-    """Prepare a run directory for segments; inside a worker, `outer` is the run directory of the pool around it."""
-    os.mkdir(os.path.join(run_directory, "spill"), 0o700)
-    link = os.path.join(run_directory, "shm")
-    place = os.path.realpath(os.path.join(outer, "shm")) if outer is not None else _TMPFS
-    try:
-        directory = tempfile.mkdtemp(prefix=os.path.basename(run_directory) + "-", dir=place)
-    except OSError:  # no tmpfs here: the page cache does as well, where the disk allows
-        os.mkdir(link, 0o700)
-    else:
-        os.symlink(directory, link)
-        os.symlink(run_directory, os.path.join(directory, "run"))  # tells whose it is
-    os.mkdir(os.path.join(link, "free"), 0o700)
-
-
-def remove_run_directory(run_directory: str) -> None:
-    """Remove a run directory with its segments; what cannot be removed stays."""
-    shutil.rmtree(os.path.realpath(os.path.join(run_directory, "shm")), ignore_errors=True)
-    shutil.rmtree(run_directory, ignore_errors=True)
-
-
-def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Container[str] = ()) -> None:
-    """Remove the segments of makers that have died, but for `spare`; with `untold` only what nobody was told of."""
-    for folder in ("shm", "spill"):
-        directory = os.path.join(run_directory, folder)
-        for name in _names(directory):
-            is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
-            if is_meant and f"{folder}/{name}" not in spare:
-                _remove(os.path.join(directory, name))
 
 
 # -- references -------------------------------------------------------------------------------------------------------
@@ -116,6 +78,16 @@ def discard(run_directory: str, references: Iterable[Buffer]) -> None:
     """Remove segments whose references nobody will get."""
     for reference in references:
         _remove(os.path.join(run_directory, _read_reference(reference)[2]))
+
+
+def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Container[str] = ()) -> None:
+    """Remove the segments of makers that have died, but for `spare`; with `untold` only what nobody was told of."""
+    for folder in ("shm", "spill"):
+        directory = os.path.join(run_directory, folder)
+        for name in _names(directory):
+            is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
+            if is_meant and f"{folder}/{name}" not in spare:
+                _remove(os.path.join(directory, name))
 
 
 class Opened:

@@ -34,7 +34,7 @@ def pool():
 def held(pool, folder: str = "shm") -> list[str]:
     """The segments of a pool that are in use."""
     directory = Path(pool._client.store.run_directory) / folder
-    return [path.name for path in directory.iterdir() if path.name not in ("free", "run")]
+    return [path.name for path in directory.iterdir() if path.name not in ("free", "lock", "run")]
 
 
 def until_none_is_held(pool) -> None:
@@ -324,6 +324,26 @@ arrays = [large.ones() for _ in range(100)]
 waiting = [pool.submit(large.total, array) for array in arrays]
 print("busy", flush=True)
 """
+
+
+def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path):
+    with script(tmp_path / "busy.py", BUSY + FOREVER, tmp_path) as program:
+        program.wait_for("busy")
+        directory = Pool.below(program.pid).directory
+        processes = [psutil.Process(program.pid), *psutil.Process(program.pid).children(recursive=True)]
+        for process in processes:
+            process.suspend()
+        shared = (directory / "shm").resolve()
+        with executor(1):
+            assert shared.exists(), "they only sleep"
+        for process in processes:
+            process.kill()
+        program.process.wait()
+        until(lambda: not any(is_alive(process.pid) for process in processes))
+        assert shared.exists()
+    with executor(1):
+        assert not shared.exists()
+        assert not directory.exists()
 
 
 @pytest.mark.parametrize("victim", ["client", "interchange", "manager", "fork-server", "worker", "all but one"])

@@ -12,10 +12,11 @@ import pickle
 import numpy as np
 import pytest
 
+from hpcpool.wire import run_directory as run_directories
 from hpcpool.wire import segments
 from hpcpool.wire.packing import Payload, discard, localised, pack, references, tell, unpack
 from hpcpool.wire.payload import pickle_call, pickle_value, unpickle, unpickle_call
-from hpcpool.wire.segments import SEGMENT_BYTES, Opened, Segment, SegmentStore, make_directories, remove_run_directory
+from hpcpool.wire.segments import SEGMENT_BYTES, Opened, Segment, SegmentStore
 
 #: Large enough to be mapped.
 LARGE = 1024 * 1024
@@ -25,10 +26,10 @@ LARGE = 1024 * 1024
 def run_directory(tmp_path):
     directory = tmp_path / "hpcpool-run"
     directory.mkdir()
-    make_directories(str(directory))
+    os.close(run_directories.prepare(str(directory)))
     place = (directory / "shm").resolve()
     yield directory
-    remove_run_directory(str(directory))
+    run_directories.remove(str(directory))
     assert not place.exists()
     assert not directory.exists()
 
@@ -40,7 +41,8 @@ def store(run_directory):
 
 def files(directory, folder="shm"):
     """The segments in a folder, without those that wait to be used again."""
-    return sorted(path.name for path in (directory / folder).iterdir() if path.is_file() and path.name[0] != ".")
+    found = (path for path in (directory / folder).iterdir() if path.is_file())
+    return sorted(path.name for path in found if path.name != "lock" and path.name[0] != ".")
 
 
 def free(directory):
@@ -337,12 +339,12 @@ def test_what_nobody_will_get_is_discarded(run_directory):
 def test_a_segment_that_is_held_outlives_its_pool(kind, nbytes, tmp_path):
     directory = tmp_path / "hpcpool-run"
     directory.mkdir()
-    make_directories(str(directory))
+    os.close(run_directories.prepare(str(directory)))
     store = SegmentStore(str(directory), "client")
     content = kind(pattern(nbytes))
     segment = store.write(content)
     store.outlive_pool()
-    remove_run_directory(str(directory))
+    run_directories.remove(str(directory))
     assert not segment.path
     first, second = segment.view(), segment.view(is_last=True)
     if kind is bytearray:
@@ -356,7 +358,7 @@ def test_a_segment_that_is_held_outlives_its_pool(kind, nbytes, tmp_path):
 def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
     other_directory = tmp_path / "hpcpool-other"
     other_directory.mkdir()
-    make_directories(str(other_directory))
+    os.close(run_directories.prepare(str(other_directory)))
     other = SegmentStore(str(other_directory), "client")
     content = pattern(LARGE)
     segment = other.write(content)
@@ -367,7 +369,7 @@ def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
         assert bytes(local.view()) == content
         assert localised(Payload(data, [local]), store).buffers == [local]
         other.outlive_pool()
-        remove_run_directory(str(other_directory))
+        run_directories.remove(str(other_directory))
 
 
 # -- no room ----------------------------------------------------------------------------------------------------------
@@ -420,7 +422,7 @@ def test_a_tmpfs_without_a_limit_has_room(store, monkeypatch):
 
 
 def test_what_is_shared_when_the_pool_has_ended_travels_along_without_a_word(store, run_directory, caplog):
-    remove_run_directory(str(run_directory))
+    run_directories.remove(str(run_directory))
     assert unpickle(pickle_value([pattern(LARGE)], store=store)) is not None
     assert not caplog.records
 

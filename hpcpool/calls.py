@@ -54,6 +54,29 @@ class Calls(Executor):
         current.enter(self)  # type: ignore[arg-type]  # there are only the two executors below
         return self
 
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
+        """Shut down. After Ctrl-C what is pending is cancelled; a second Ctrl-C kills what runs."""
+        current.leave(self)  # type: ignore[arg-type]
+        is_interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
+        try:
+            self._leave(is_interrupted)
+        except KeyboardInterrupt:
+            self._kill()
+            raise
+        return False
+
+    def _leave(self, is_interrupted: bool) -> None:
+        try:
+            self.shutdown(wait=True, cancel_futures=is_interrupted)
+        except KeyboardInterrupt:
+            if not is_interrupted:  # this was the first
+                self.shutdown(wait=True, cancel_futures=True)
+            raise
+
+    def _kill(self) -> None:
+        """End what runs, as somebody has lost patience."""
+        raise NotImplementedError
+
     def _view(self, options: CallOptions) -> ExecutorView:
         raise NotImplementedError
 

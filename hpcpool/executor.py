@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, SupportsIndex, TypeVar
 
-from hpcpool import current
 from hpcpool.arguments import check_workers, count_workers, default_context, whole
 from hpcpool.calls import Calls
 from hpcpool.config import Config, NodePool
@@ -223,24 +222,8 @@ class HPCPoolExecutor(Calls):
             client.abort(signal_number, f"the pool cannot go on: {reason}")
             client.join()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> Literal[False]:
-        """Shut down. After Ctrl-C what is pending is cancelled; a second Ctrl-C kills what runs."""
-        current.leave(self)
-        is_interrupted = kind is not None and issubclass(kind, KeyboardInterrupt)
-        try:
-            self._leave(is_interrupted)
-        except KeyboardInterrupt:
-            self.kill_workers()
-            raise
-        return False
-
-    def _leave(self, is_interrupted: bool) -> None:
-        try:
-            self.shutdown(wait=True, cancel_futures=is_interrupted)
-        except KeyboardInterrupt:
-            if not is_interrupted:  # this was the first
-                self.shutdown(wait=True, cancel_futures=True)
-            raise
+    def _kill(self) -> None:
+        self.kill_workers()
 
     def __repr__(self) -> str:
         state = "shut down" if self._is_shut_down else "broken" if self._broken else "open"

@@ -6,6 +6,7 @@ import contextvars
 import copy
 import functools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -64,7 +65,7 @@ def _in_thread(future: TaskFuture[Any], step: Callable[..., None], *args: Any) -
     except RuntimeError:
         # The system has no thread left; or the interpreter is ending, and Python 3.12.0 and 3.12.1 allow none by then
         # (https://github.com/python/cpython/issues/113964). Better here than not at all.
-        step(future, *args)
+        _in_turn(functools.partial(step, future, *args))
 
 
 def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
@@ -121,7 +122,7 @@ def _when_done(
             left = 0 if has_failed else left - 1
             is_last = left == 0
         if has_failed:
-            _fall(future, done, inner=inner)
+            _in_turn(functools.partial(_fall, future, done, inner=inner))
         elif is_last and not future.done():
             then()
 
@@ -135,9 +136,45 @@ def _fall(future: TaskFuture[Any], cause: Future[Any], *, inner: bool) -> None:
         if not future.cancel():
             future._finish(outcomes.raising(outcomes.cancelled_inside(future, cause)))
     elif inner:  # what fn returned: its failure is the result
-        future._finish(lambda: (None, cause.exception()))
+        origin = cause._origin or cause if isinstance(cause, TaskFuture) else cause
+        future._origin = origin
+        future._finish(lambda: (None, origin.exception()))
     else:
         outcomes.fail_by_dependency(future, cause)
+
+
+class _Turns(threading.local):
+    """What a thread has still to do, while it does something of this kind."""
+
+    waiting: deque[Callable[[], None]] | None = None
+
+
+_turns = _Turns()
+
+
+def _in_turn(action: Callable[[], None]) -> None:
+    """Do something now or, from within such an action, after that: a chain of joins must not become one of frames.
+
+    What an action raises (Ctrl-C in a callback) is raised when all have had their turn.
+    """
+    if _turns.waiting is not None:
+        _turns.waiting.append(action)
+        return
+    waiting = _turns.waiting = deque([action])
+    raised: BaseException | None = None
+    while waiting:
+        try:
+            while waiting:
+                waiting[0]()
+                waiting.popleft()
+        except Exception as error:  # noqa: BLE001 - raised below
+            waiting.popleft()
+            raised = raised or error
+        except BaseException as error:  # noqa: BLE001 - Ctrl-C: what it struck is done again, which does no harm
+            raised = raised or error
+    _turns.waiting = None
+    if raised is not None:
+        raise raised
 
 
 def futures_in(value: Any) -> Iterator[Future[Any]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpcpool import current
 from hpcpool.calls import Calls
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
@@ -25,7 +23,7 @@ class ExecutorView(Calls):
         self._viewed = pool
         self._view_options = options
         self._is_shut_down = False
-        self._pending: set[Future[Any]] = set()
+        self._pending: set[TaskFuture[Any]] = set()
 
     @property
     def _options(self) -> CallOptions:
@@ -73,10 +71,9 @@ class ExecutorView(Calls):
         if wait and client is not None and not client.is_own_thread:
             wait_for(pending)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
-        """Shut the view down, and wait for the calls that were submitted through it."""
-        current.leave(self)
-        return super().__exit__(kind, error, trace)
+    def _kill(self) -> None:
+        for future in list(self._pending):
+            future.kill()
 
     def __repr__(self) -> str:
         options, usual = self._view_options._asdict(), CallOptions._field_defaults

@@ -394,3 +394,61 @@ def test_the_function_of_a_join_runs_in_the_callers_context(pool: HPCPoolExecuto
     with decimal.localcontext(prec=5):
         future = pool.join(lambda number: str(decimal.Decimal(1) / number), pool.submit(int, "3"))
     assert future.result(timeout=30) == "0.33333"
+
+
+# Long chains
+
+
+@live
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_chain_of_joins_of_any_length_falls(pool: HPCPoolExecutor, is_cancelled: bool):
+    first: Future[Any] = Future()
+    chain: list[Future[Any]] = [first]
+    for _ in range(3000):
+        chain.append(pool.join(abs, chain[-1]))
+    if is_cancelled:
+        first.cancel()
+        first.set_running_or_notify_cancel()
+    else:
+        first.set_exception(ValueError("the first"))
+    assert not wait(chain, 20).not_done
+    if is_cancelled:
+        assert all(future.cancelled() for future in chain)
+    else:
+        error = chain[-1].exception()
+        assert isinstance(error, DependencyError)
+        assert error.__cause__ is first.exception()
+
+
+@live
+def test_a_chain_of_joins_in_which_somebody_calls_back_falls(pool: HPCPoolExecutor):
+    first: Future[Any] = Future()
+    chain: list[Future[Any]] = [first]
+    called: list[int] = []
+
+    def note_and_raise(number: int) -> None:
+        called.append(number)
+        raise RuntimeError
+
+    for number in range(500):
+        future = pool.join(abs, chain[-1])
+        future.add_done_callback(lambda _, number=number: note_and_raise(number))
+        chain.append(future)
+    first.cancel()
+    first.set_running_or_notify_cancel()
+    assert not wait(chain, 20).not_done
+    assert sorted(called) == list(range(500))
+
+
+@live
+@pytest.mark.parametrize("last", [lambda: 1 // 0, lambda: 7])
+def test_a_loop_made_of_joins_has_the_outcome_of_its_last_call(pool: HPCPoolExecutor, last: Any):
+    def step(left: int) -> Future[Any]:
+        return pool.join(step, left - 1) if left else pool.submit(last)
+
+    future = pool.join(step, 1000)
+    assert not wait([future], 60).not_done
+    if isinstance(future.exception(), ZeroDivisionError):
+        assert pool.submit(abs, future).exception(20).__cause__ is future.exception()
+    else:
+        assert future.result() == 7

@@ -120,6 +120,8 @@ class TaskFuture(Future[T], Generic[T]):
     #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
     _root: Future[Any] | None = None
     _chain: tuple[str, ...] = ()
+    #: For a join that failed because of what its function returned: the future that failed so.
+    _origin: Future[Any] | None = None
     _attempt = 1
     #: Where it runs, since it is known to run.
     _host = ""

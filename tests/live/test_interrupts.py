@@ -48,8 +48,13 @@ print("cancelled", sum(future.cancelled() for future in pending), flush=True)
 """
 
 
-def test_the_first_ctrl_c_cancels_what_is_pending_and_lets_the_running_call_finish(tmp_path):
-    with script(tmp_path / "with.py", WITH, tmp_path) as program:
+IN_A_VIEW = WITH.replace("(1) as pool:", "(1) as whole, whole.options(priority=1) as pool:")
+assert IN_A_VIEW != WITH
+
+
+@pytest.mark.parametrize("text", [WITH, IN_A_VIEW], ids=["pool", "view"])
+def test_the_first_ctrl_c_cancels_what_is_pending_and_lets_the_running_call_finish(text, tmp_path):
+    with script(tmp_path / "with.py", text, tmp_path) as program:
         program.wait_for("busy")
         processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
         program.interrupt()
@@ -66,12 +71,13 @@ def test_the_first_ctrl_c_cancels_what_is_pending_and_lets_the_running_call_fini
         until_nothing_is_left(processes, directory)
 
 
-def test_the_second_ctrl_c_kills_what_still_runs(tmp_path):
-    with script(tmp_path / "with.py", WITH, tmp_path) as program:
+@pytest.mark.parametrize(("text", "error"), [(WITH, "BrokenPool"), (IN_A_VIEW, "TaskKilled")], ids=["pool", "view"])
+def test_the_second_ctrl_c_kills_what_still_runs(text, error, tmp_path):
+    with script(tmp_path / "with.py", text, tmp_path) as program:
         program.wait_for("busy")
         processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
         interrupt_until_it_ends(program)
-        assert "running BrokenPool" in program.out
+        assert f"running {error}" in program.out
         until_nothing_is_left(processes, directory)
 
 

@@ -170,7 +170,7 @@ class HPCPoolExecutor(Calls):
                 lifecycle.check_interpreter()
                 setup = Setup(
                     self._workers_per_node,
-                    "spawn" if self._mp_context is not None and self._start_method_is_spawn() else "fork",
+                    "spawn" if self._mp_context.get_start_method() == "spawn" else "fork",
                     self._max_tasks_per_child or 0,
                     self._local_setup(),
                 )
@@ -186,9 +186,6 @@ class HPCPoolExecutor(Calls):
         except Exception as error:
             error.add_note("hpcpool: this happened while initializer and initargs were pickled for the workers")
             raise
-
-    def _start_method_is_spawn(self) -> bool:
-        return bool(self._mp_context.get_start_method() == "spawn")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and let everything go when the pending ones have finished.

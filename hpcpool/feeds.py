@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, Literal
 
+from hpcpool.naming import name_of
 from hpcpool.processes.client import Client, Hold
 from hpcpool.progress_bar import ProgressBar
 
@@ -78,7 +79,9 @@ class Source:
         if not chunk:
             self.let_go()
             return None
-        future = self._with_bar(self._submit(functools.partial(_run_chunk, self._fn), chunk), len(chunk))
+        run = functools.partial(_run_chunk, self._fn)
+        run.__qualname__ = name_of(self._fn)  # type: ignore[attr-defined]  # what messages call it
+        future = self._with_bar(self._submit(run, chunk), len(chunk))
         if self.is_measured:
             future.add_done_callback(functools.partial(self._measure, len(chunk)))
         return future

@@ -17,6 +17,8 @@ from hpcpool.processes.client import Client, Hold
 from hpcpool.processes.task_future import TaskFuture
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)
+#: In a graph of so many calls that wait no cycle is looked for any further: each join would walk all of it.
+_MOST_LOOKED_AT = 10_000
 
 
 def start(
@@ -33,13 +35,15 @@ def start(
     future.add_done_callback(functools.partial(_let_go, hold, client))
     in_context = functools.partial(contextvars.copy_context().run, fn)  # as if it were called here
     begin = functools.partial(_in_thread, future, _run, hold, in_context, args, kwargs)
-    _when_done(future, list(futures_in((args, kwargs))), begin)
+    future._awaits = list(futures_in((args, kwargs)))
+    _when_done(future, list(future._awaits), begin)
     return future
 
 
 def _let_go(hold: Hold, client: Client, future: Future[Any]) -> None:
     """The join has finished or was cancelled, perhaps before it ran."""
     assert isinstance(future, TaskFuture)
+    future._awaits = ()
     future._acknowledge_cancel()
     client.release(hold)
     hold.close = _nothing  # it knows the future, whose callbacks know the hold: a cycle
@@ -82,9 +86,28 @@ def _run(future: TaskFuture[Any], hold: Hold, fn: Callable[..., Any], args: Any,
     finally:
         hold.thread = None
     if awaited := list(futures_in(returned)):
+        future._awaits = awaited  # first: of two that wait for each other, at least one sees the other
+        if _is_awaited_by(future, awaited):
+            text = f"{future._name} returned a future that waits for this join: neither would ever finish"
+            future._finish(outcomes.raising(ValueError(text)))
+            return
         _when_done(future, awaited, lambda: _in_thread(future, _finish, returned), inner=True)
     else:
         future.set_result(returned)
+
+
+def _is_awaited_by(future: Future[Any], others: list[Future[Any]]) -> bool:
+    """Say whether any of these futures is this one, or waits for it, however indirectly."""
+    stack = others.copy()
+    seen: set[int] = set()
+    while stack and len(seen) < _MOST_LOOKED_AT:
+        other = stack.pop()
+        if other is future:
+            return True
+        if id(other) not in seen and isinstance(other, TaskFuture) and not other.done():
+            seen.add(id(other))
+            stack += other._awaits
+    return False
 
 
 def _finish(future: TaskFuture[Any], returned: Any) -> None:
@@ -169,9 +192,9 @@ def _in_turn(action: Callable[[], None]) -> None:
                 waiting.popleft()
         except Exception as error:  # noqa: BLE001 - raised below
             waiting.popleft()
-            raised = raised or error
+            raised = error if raised is None else raised
         except BaseException as error:  # noqa: BLE001 - Ctrl-C: what it struck is done again, which does no harm
-            raised = raised or error
+            raised = error if raised is None else raised
     _turns.waiting = None
     if raised is not None:
         raise raised

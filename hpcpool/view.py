@@ -34,7 +34,9 @@ class ExecutorView(Calls):
         return self._viewed
 
     def _view(self, options: CallOptions) -> ExecutorView:
-        return ExecutorView(self._viewed, options)
+        view = ExecutorView(self._viewed, options)
+        view._is_shut_down = self._is_shut_down
+        return view
 
     @property
     def _max_workers(self) -> int:

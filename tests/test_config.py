@@ -632,3 +632,18 @@ def test_a_provider_s_option_that_cannot_travel_is_refused(queue_provider, value
 
 def test_the_environment_of_the_tests_has_no_configuration():
     assert CONFIG_VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("construct", "words"),
+    [
+        (lambda: Config(heartbeat_timeout=3), "Config() has no option 'heartbeat_timeout'; did you mean 'heartbeat_t"),
+        (lambda: NodePool(workers=3), "NodePool() has no option 'workers'; did you mean 'workers_per_node'"),
+        (lambda: NodePool(zzz=3), "NodePool() has no option 'zzz' (valid: "),
+        (lambda: Config().replace(crash_limits=2), "did you mean 'crash_limit'"),
+    ],
+)
+def test_an_option_that_does_not_exist_is_an_error_with_the_nearest(construct, words):
+    with pytest.raises(TypeError) as caught:
+        construct()
+    assert words in str(caught.value)

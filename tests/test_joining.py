@@ -396,6 +396,37 @@ def test_the_function_of_a_join_runs_in_the_callers_context(pool: HPCPoolExecuto
     assert future.result(timeout=30) == "0.33333"
 
 
+# Cycles
+
+
+@live
+def test_a_join_that_would_wait_for_itself_fails(pool: HPCPoolExecutor, gate: Gate):
+    made: list[Future[Any]] = []
+
+    def gives(index: int) -> Any:
+        pass_gate(gate.path)
+        return [made[index]]
+
+    made += [pool.join(gives, 0)]  # its own
+    made += [pool.join(gives, 2), pool.join(gives, 1)]  # each other's
+    made += [pool.join(gives, 4)]
+    made += [pool.submit(len, [made[3]])]  # a call that waits for the join
+    gate.open()
+    assert not wait(made, 20).not_done
+    for cycle in ((0,), (1, 2), (3,)):
+        errors = [made[index].exception() for index in cycle]
+        assert any(isinstance(error, ValueError) and "waits for this join" in str(error) for error in errors)
+
+
+@live
+def test_joins_that_share_what_they_wait_for_are_no_cycle(pool: HPCPoolExecutor, gate: Gate):
+    slow = pool.submit(pass_gate, gate.path)
+    diamonds = [pool.join(lambda: [slow, pool.submit(str, slow)]) for _ in range(3)]
+    top = pool.join(lambda *results: [slow, *diamonds], *diamonds)
+    gate.open()
+    assert len(top.result(20)) == 4
+
+
 # Long chains
 
 
@@ -452,3 +483,15 @@ def test_a_loop_made_of_joins_has_the_outcome_of_its_last_call(pool: HPCPoolExec
         assert pool.submit(abs, future).exception(20).__cause__ is future.exception()
     else:
         assert future.result() == 7
+
+
+@live
+def test_the_error_of_a_loop_of_joins_and_calls_can_be_opened(pool: HPCPoolExecutor):
+    def step(left: int) -> Future[Any]:
+        return pool.submit(abs, pool.join(step, left - 1)) if left else pool.submit(lambda: 1 // 0)
+
+    future = pool.join(step, 500)
+    assert not wait([future], 60).not_done
+    error = future.exception()
+    assert isinstance(error, DependencyError)
+    assert isinstance(error.__cause__, ZeroDivisionError)

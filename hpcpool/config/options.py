@@ -5,17 +5,20 @@ A value of options is a frozen dataclass whose fields carry a `Rule` in their me
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 import operator
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from hpcpool.errors import ConfigError
+
+T = TypeVar("T")
 
 #: Where an option is: ("node_pools", 0, "max_blocks").
 Path: TypeAlias = tuple[str | int, ...]
@@ -116,6 +119,31 @@ def settle(owner: Any) -> None:
         except (TypeError, ValueError, OverflowError):
             raise misfit((option.name,), f"is {shown(value)}; valid: {rule.valid}", owner=owner) from None
         object.__setattr__(owner, option.name, kept)
+
+
+def with_hints(cls: type[T]) -> type[T]:
+    """Have the constructor of a dataclass name the nearest option when it is given one that does not exist."""
+    construct = cls.__init__
+    valid = [option.name for option in fields(cls) if option.init]  # type: ignore[arg-type]
+
+    @functools.wraps(construct)
+    def construct_with_hints(self: Any, *args: Any, **options: Any) -> None:
+        for name in options:
+            if name not in valid:
+                hint = did_you_mean(name, valid)
+                raise TypeError(f"{cls.__name__}() has no option {name!r}{hint} (valid: {', '.join(valid)})")
+        construct(self, *args, **options)
+
+    cls.__init__ = construct_with_hints  # type: ignore[method-assign]
+    return cls
+
+
+def did_you_mean(name: object, valid: Sequence[str]) -> str:
+    """What to add to a message about a name that does not exist."""
+    import difflib  # only a mistake needs it
+
+    near = difflib.get_close_matches(str(name).lower().replace("-", "_"), valid, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def refuse(owner: Any, name: str, problem: str, *related: str) -> NoReturn:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hpcpool.config.options import OptionError, Path, misfit, shown, within
+from hpcpool.config.options import OptionError, Path, did_you_mean, misfit, shown, within
 from hpcpool.config.values import Config, NodePool
 from hpcpool.errors import ConfigError
 from hpcpool.providers import Provider, provider_class
@@ -118,8 +117,7 @@ def _advice(key: object, valid: list[str], others: type[Any] | None) -> str:
         return f" here; it belongs to {elsewhere}"
     if others is not None and isinstance(key, str) and key in _ELSEWHERE:
         return f"; {_ELSEWHERE[key]}"
-    near = difflib.get_close_matches(str(key).lower().replace("-", "_"), valid, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return did_you_mean(key, valid)
 
 
 def _converted(value: object, hint: Any, path: Path) -> object:

@@ -25,6 +25,7 @@ from hpcpool.config.options import (
     settle,
     shown,
     whole,
+    with_hints,
 )
 from hpcpool.errors import ConfigError
 from hpcpool.providers import LocalProvider, Provider
@@ -49,6 +50,7 @@ _PROVIDER = Rule("a provider, such as LocalProvider()", _provider)
 _POOLS = Rule("only node pools, as in Config(NodePool(LocalProvider()))", _pools)
 
 
+@with_hints
 @dataclass(frozen=True, repr=False)
 class NodePool:
     """Blocks of one shape: where they come from, how large they are and how many there may be.
@@ -92,6 +94,7 @@ class NodePool:
         return dataclasses.replace(self, **changes)
 
 
+@with_hints
 @dataclass(frozen=True, init=False, repr=False)
 class Config:
     """Everything that an executor can be told about where and how calls run.

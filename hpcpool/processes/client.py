@@ -167,8 +167,10 @@ class Client:
     ) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
         ticket = Ticket(future, call, options, blobs)
-        if dependencies and not take_results(ticket, dependencies, self.store):
-            return
+        if dependencies:
+            if not take_results(ticket, dependencies, self.store):
+                return
+            future._awaits = dependencies
         with self._door:
             self.check_open()
             if not (self._asleep and self._sender.in_flight < self._workers and self._sent_here(ticket)):
@@ -406,7 +408,7 @@ class Client:
             if is_awaited:
                 self._waiting.settle(future, payloads[0] if is_taken else None, self)
             return
-        opener = outcomes.failure(outcome, payloads, future._name)
+        opener = outcomes.failure(outcome, payloads, future._name, ticket.options.timeout_s)
         future._outcome = outcome
         is_own_failure = outcome.status in (Status.FAILED, Status.TIMED_OUT)  # crashes and losses have limits elsewhere
         if is_own_failure and future._attempt <= ticket.options.retries and not ticket.is_killed:

@@ -19,7 +19,7 @@ class Connection(msgspec.Struct, forbid_unknown_fields=True):
 
 def node_prefix(block: str) -> str:
     """Return what the names of a block's node directories, and of the segments made there, begin with."""
-    return f"node-{block}."
+    return f"node-{block}+"  # no name of a block has a "+"
 
 
 def write_connection(path: str, connection: Connection) -> None:

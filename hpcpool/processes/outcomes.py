@@ -21,8 +21,8 @@ _NAMED_CALLS = 5
 _GAP = "…"
 
 
-def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
-    """Open what a failed call left behind."""
+def failure(outcome: Outcome, payloads: list[Payload], name: str, timeout_s: float) -> Opener:
+    """Open what a failed call left behind; `timeout_s` is the limit that it had."""
 
     lost = outcome.data.decode(errors="replace") if outcome.status == Status.LOST else ""
 
@@ -33,7 +33,9 @@ def failure(outcome: Outcome, payloads: list[Payload], name: str) -> Opener:
             case Status.PAYLOAD_ERROR:
                 return None, unpickle_payload_error(payloads[0], f"the call of {name} cannot be unpickled")
             case Status.TIMED_OUT:
-                return None, TaskTimeout(f"{name} ran longer than its timeout on {outcome.host} and was ended")
+                return None, TaskTimeout(
+                    f"{name} ran longer than its timeout of {timeout_s:g} s on {outcome.host} and was ended"
+                )
             case Status.KILLED:
                 return None, _killed_error(name)
             case Status.LOST:
@@ -130,7 +132,8 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
     root: Future[Any] = cause
     above: tuple[str, ...] = ()
     if isinstance(cause, TaskFuture):
-        root = cause._root or cause
+        origin = cause._origin or cause
+        root = origin._root or origin if isinstance(origin, TaskFuture) else origin
         above = cause._chain or (cause._name,)
     future._root = root
     future._chain = _longer(above, future._name)

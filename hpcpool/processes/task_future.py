@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from dataclasses import dataclass
@@ -122,6 +122,8 @@ class TaskFuture(Future[T], Generic[T]):
     _chain: tuple[str, ...] = ()
     #: For a join that failed because of what its function returned: the future that failed so.
     _origin: Future[Any] | None = None
+    #: What has to finish before it can, while it has not.
+    _awaits: Sequence[Future[Any]] = ()
     _attempt = 1
     #: Where it runs, since it is known to run.
     _host = ""
@@ -264,6 +266,8 @@ class TaskFuture(Future[T], Generic[T]):
             self._acknowledge_cancel()
             return False
         self._controller = None
+        if self._awaits:
+            self._awaits = ()
         self._invoke_callbacks()
         return True
 
@@ -341,6 +345,7 @@ class TaskFuture(Future[T], Generic[T]):
     def _withdraw(self) -> None:
         """Cancel the call, even one that has run and waits for another attempt, and tell those who wait."""
         self._controller = None
+        self._awaits = ()
         with self._condition:
             if self._state == RUNNING:
                 self._state = PENDING

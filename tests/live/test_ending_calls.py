@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcpool import HPCPoolExecutor
-from hpcpool.errors import BrokenPool, TaskKilled, TaskTimeout
+from hpcpool.errors import BrokenPool, TaskKilled, TaskTimeout, WorkerCrashed
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 from tests.live.test_node_loss import family_of
@@ -31,6 +31,7 @@ def test_a_timeout_ends_the_call_and_all_that_it_started(pool, tmp_path):
     error = future.exception(PATIENCE_S)
     assert isinstance(error, TaskTimeout)
     assert isinstance(error, TimeoutError)
+    assert "start_family ran longer than its timeout of 1 s on" in str(error)
     until(lambda: not any(map(is_alive, family)))
     assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8
 
@@ -254,3 +255,8 @@ def test_info_tells_where_and_since_when_a_call_runs_and_when_it_was_ended(tmp_p
         assert (ended.host, ended.pid, ended.started_at) == (info.host, info.pid, info.started_at)
         assert info.started_at < ended.ended_at <= time.time() + 1
         assert ended.cpu_s is None
+
+
+def test_what_ends_a_chunk_of_a_map_names_the_function(pool):
+    with pytest.raises(WorkerCrashed, match="while it ran leave"):
+        list(pool.map(calls.leave, [3, 4], chunksize=2))

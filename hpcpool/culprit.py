@@ -19,11 +19,10 @@ _DEEPEST = 20
 def note_culprit(error: BaseException, fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Add to the error the way from the call to the object that cannot be pickled."""
     try:
-        note = _way_to_culprit(fn, args, kwargs)
+        if note := _way_to_culprit(fn, args, kwargs):
+            error.add_note(f"hpcpool: what cannot be pickled is {note}")
     except Exception:  # noqa: BLE001 - what the user's objects raise while they are looked at must not hide the error
         return
-    if note:
-        error.add_note(f"hpcpool: what cannot be pickled is {note}")
 
 
 def _way_to_culprit(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:

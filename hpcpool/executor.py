@@ -118,6 +118,7 @@ class HPCPoolExecutor(Calls):
         try:
             call, dependencies, blobs = self._pickle(fn, args, kwargs, client.store)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
+            client.check_open()  # a pool that takes no calls says so first, as `ProcessPoolExecutor` does
             note_culprit(error, fn, args, kwargs)
             future._finish(outcomes.raising(outcomes.without_frames(error)))
         else:

@@ -23,7 +23,7 @@ from concurrent.futures import CancelledError, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -1342,3 +1342,143 @@ def test_a_worker_knows_that_it_is_not_the_main_process(method: str):
         assert pid == pool.submit(os.getppid).result()
         assert is_alive
         assert name == "MainProcess"
+
+
+# Awkward exceptions, and code that asks for its own end
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen(Exception):
+    """Nothing can be assigned to it, not even a cause."""
+
+    code: int
+
+    def __reduce__(self):
+        return Frozen, (self.code,)
+
+
+def raise_frozen(code):
+    raise Frozen(code)
+
+
+class FrozenWhenPickled:
+    def __reduce__(self):
+        raise Frozen(5)
+
+
+class CancelledWhenRebuilt(Exception):
+    def __reduce__(self):
+        return _raise_cancelled, ()
+
+
+def _raise_cancelled():
+    raise asyncio.CancelledError("while it is rebuilt")
+
+
+def raise_cancelled_when_rebuilt():
+    raise CancelledWhenRebuilt
+
+
+class CancelledWhenPickled:
+    def __reduce__(self):
+        raise asyncio.CancelledError("while it is pickled")
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("retries", [0, 1])
+def test_an_exception_that_nothing_can_be_assigned_to_arrives(retries):
+    with HPCPoolExecutor(1) as pool:
+        error = pool.options(retries=retries).submit(raise_frozen, 3).exception(20)
+        assert type(error) is Frozen
+        assert error.code == 3
+        assert "raise_frozen" in str(error.__cause__)
+        assert isinstance(pool.submit(id, FrozenWhenPickled()).exception(20), Frozen)
+        view = pool.options(retries=1, retry_on=lambda error: raise_frozen(7))
+        assert view.submit(raise_frozen, 3).exception(20).code == 7
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("retries", [0, 1])
+def test_whatever_an_exception_does_while_it_is_rebuilt_its_future_finishes(retries):
+    with HPCPoolExecutor(1) as pool:
+        future = pool.options(retries=retries).submit(raise_cancelled_when_rebuilt)
+        assert not wait([future], 20).not_done
+        assert isinstance(future.exception(), CancelledWhenRebuilt)
+
+
+@pytest.mark.live
+def test_whatever_a_foreign_result_does_while_it_is_pickled_its_dependent_finishes():
+    foreign = Future()
+    with HPCPoolExecutor(1) as pool:
+        future = pool.submit(id, foreign)
+        foreign.set_result(CancelledWhenPickled())
+        assert not wait([future], 20).not_done
+        with pytest.raises(asyncio.CancelledError):
+            future.result()
+        assert pool.submit(abs, -1).result(20) == 1
+
+
+@pytest.mark.live
+def test_shutdown_may_be_asked_for_by_work_of_the_pool():
+    pool = HPCPoolExecutor(1)
+    asked = []
+
+    def shut_down(*_):
+        pool.shutdown()
+        asked.append(True)
+        return False
+
+    join = pool.join(shut_down)
+    assert join.result(20) is False
+    pool.shutdown()
+    pool = HPCPoolExecutor(1)
+    failing = pool.options(retries=1, retry_on=shut_down).submit(int, "x")
+    assert isinstance(failing.exception(20), ValueError)
+    pool.shutdown()
+    assert asked == [True, True]
+
+
+@pytest.mark.live
+def test_a_map_that_a_join_starts_during_the_shutdown_ends_with_the_pool(tmp_path):
+    pool = HPCPoolExecutor(1)
+    has_begun, is_closing = threading.Event(), threading.Event()
+    kept = []
+
+    def start_map():
+        has_begun.set()
+        assert is_closing.wait(20)
+        kept.append(pool.map(abs, iter(range(5000))))
+
+    join = pool.join(start_map)
+    assert has_begun.wait(20)
+    pool.shutdown(wait=False)
+    is_closing.set()
+    pool.shutdown()
+    assert join.done()
+    assert kept
+
+
+class NoteOpening:
+    opened: ClassVar[list[str]] = []
+
+    def __setstate__(self, state):
+        self.opened.append(threading.current_thread().name)
+
+    def __getstate__(self):
+        return {"a": 1}
+
+
+@pytest.mark.live
+def test_a_future_is_not_opened_to_be_shown(caplog):
+    NoteOpening.opened.clear()
+    with HPCPoolExecutor(1) as pool:
+        future = pool.options(name="note").submit(NoteOpening)
+        future.add_done_callback(lambda future: 1 / 0)
+        assert not wait([future], 20).not_done
+        assert " of note state=" in repr(future)
+    assert "exception calling callback" in caplog.text
+    assert NoteOpening.opened == []
+    assert repr(future).endswith("state=finished>")
+    assert future.result() is not None
+    assert repr(future).endswith("returned NoteOpening>")
+    assert NoteOpening.opened == ["MainThread"]

@@ -109,7 +109,6 @@ class BlockControl:
         self._waiting_since: float | None = None
         self._warned = False
         self._stop_by: float | None = None
-        self._cancelled = False
         self._thread = threading.Thread(target=self._run, name="block control", daemon=True)
 
     def start(self) -> None:

@@ -87,12 +87,14 @@ class Client:
         #: What keeps the pool from ending; replaced, never changed.
         self._holds: frozenset[Hold] = frozenset()
         self._closing = False
+        self._cancels = False
+        #: The threads that ask a `retry_on`.
+        self._askers: set[int] = set()
         self._stop_signal = 0
         self._forked = False
         #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind its end. They
         #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
-        self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
         lifecycle.add(self)
         try:
@@ -145,6 +147,8 @@ class Client:
             self.check_open()
             hold = Hold(close)
             self._holds = self._holds | {hold}
+        if self._closing:  # it was not there when the others were told
+            close(self._cancels)
         return hold
 
     def release(self, hold: Hold) -> None:
@@ -207,8 +211,11 @@ class Client:
         With `cancel_futures` the calls that do not run are cancelled, but for the oldest, as many as there are
         workers: those are taken to be running (`ProcessPoolExecutor` does the same with what is in its call queue).
         """
+        if self._forked:
+            return
         with self._door:
             self._closing = True
+            self._cancels |= cancel_futures
             holds = self._holds
         for hold in holds:
             hold.close(cancel_futures)
@@ -216,6 +223,8 @@ class Client:
 
     def abort(self, signal_number: int, reason: str) -> None:
         """Fail all pending calls and end the workers by a signal. Does not wait."""
+        if self._forked:
+            return
         with self._door:
             self._closing = True
         self._stop_signal = signal_number
@@ -223,15 +232,14 @@ class Client:
 
     def join(self) -> None:
         """Wait until everything of the pool has gone; returns at once in the client's own thread."""
-        if self._forked or self.is_own_thread:
+        if self._forked or self.is_own_thread or self.is_holder:
             return
-        self._done.wait()
         self._thread.join()
 
     @property
     def is_own_thread(self) -> bool:
-        """True in a callback of one of this pool's futures: to wait for the pool there would be to wait for ever."""
-        return threading.current_thread() is self._thread
+        """True in a callback of one of this pool's futures and in `retry_on`: to wait for the pool there has no end."""
+        return threading.current_thread() is self._thread or threading.get_ident() in self._askers
 
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
@@ -241,6 +249,8 @@ class Client:
         self._interchange.after_fork()
 
     def _put(self, item: Ticket | Callable[[], None]) -> None:
+        if self._forked:
+            return
         self._inbox.append(item)
         if self._asleep:
             self._asleep = False
@@ -270,7 +280,6 @@ class Client:
             self._stream.close()
         finally:
             self._interchange.wait_until_gone()
-            self._done.set()
             lifecycle.remove(self)
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -423,7 +432,13 @@ class Client:
         held = [ticket]  # the frames below live as long as the error does, and the arguments must not
 
         def ask() -> None:
-            new_opener, is_retried = outcomes.ask_retry_on(retry_on, opener)
+            self._askers.add(threading.get_ident())
+            try:
+                new_opener, is_retried = outcomes.ask_retry_on(retry_on, opener)
+            except BaseException as error:  # noqa: BLE001 - what the user's exception does when it is rebuilt
+                new_opener, is_retried = outcomes.raising(outcomes.without_frames(error)), False
+            finally:
+                self._askers.discard(threading.get_ident())
             self._put(functools.partial(self._go_on, held.pop(), new_opener, outcome, is_retried))
 
         try:

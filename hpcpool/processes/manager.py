@@ -90,8 +90,7 @@ def main(argv: list[str]) -> None:
     manager = Manager(read_connection(connection_file), block, int(user_stderr), int(census))
     signal.signal(signal.SIGTERM, lambda number, frame: manager.leave_soon())
     manager.run()
-    if manager.has_failed:
-        sys.exit(1)
+    sys.exit(1 if manager.has_failed else 0)
 
 
 class Manager:
@@ -154,6 +153,8 @@ class Manager:
                     self._refill = False
                     self._obey(self._node.refill(time.monotonic()))
                 self._look_at_clock()
+            if self._interchange_open:
+                self._flush()
         finally:
             self._close()
 
@@ -214,7 +215,7 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        if self._node is not None and self._can_start_workers:
+        if self._node is not None and self._can_start_workers and not self._leaving:
             self._announce_capacity(self._node)
         if self._out:
             self._stream.send(encode(self._out), self._out_frames)
@@ -289,6 +290,7 @@ class Manager:
                 self._leave(number)
             case Cancel(id=task) if self._node is not None:
                 self._tasks.pop(task, None)
+                self._long_runs.forget(task)
                 self._obey(self._node.cancelled(task, time.monotonic()))
             case Kill(id=task) if self._node is not None:
                 self._obey(self._node.killed(task))
@@ -307,8 +309,7 @@ class Manager:
 
     def _refuse(self, task: Task, error: OSError) -> None:
         """A task's function cannot be kept here (the disk is full): the task fails, and no other."""
-        packed = pack([pickle_failure(error)])
-        data, layout, frames = packed.data, packed.layout, packed.frames
+        data, layout, frames, _ = pack([pickle_failure(error)])
         self._send(Outcome(task.id, Status.PAYLOAD_ERROR, data, layout, len(frames), host=socket.gethostname()), frames)
 
     def _welcome(self, message: Welcome) -> None:
@@ -328,12 +329,13 @@ class Manager:
 
     def _obey(self, given: list[orders.Order]) -> None:
         for order in given:
+            if self._leaving and not isinstance(order, orders.Ended):
+                continue  # the fork server may be gone, and its workers with it
             match order:
                 case orders.Give(worker, task):
                     self._give(worker, task)
                 case orders.StartWorker(worker):
-                    if not self._leaving:  # the fork server may be gone, and the worker would never end
-                        self._start_worker(worker)
+                    self._start_worker(worker)
                 case orders.TakeBack(worker):
                     self._take_back(worker)
                 case orders.EndWorker(worker):
@@ -343,12 +345,10 @@ class Manager:
                 case orders.ReportStarted(runs):
                     started = ((task, self._workers[worker].pid, since) for task, worker, since in runs)
                     self._send(self._long_runs.report(started))
-                case orders.Crashed(worker, task):
-                    pass  # reported by the caller, which knows how the worker ended
                 case orders.Ended(task, reason):
                     self._report_end(task, reason)
-                case orders.Hopeless(worker):
-                    pass  # likewise
+                case orders.Crashed() | orders.Hopeless():
+                    pass  # reported by the caller, which knows how the worker ended
 
     def _give(self, number: int, task: int) -> None:
         handle = self._workers[number]
@@ -363,8 +363,7 @@ class Manager:
         self._obey(self._node.taken_back(number, handle.take_back(), time.monotonic()))
 
     def _report_end(self, task: int, reason: orders.End) -> None:
-        known = self._tasks.pop(task, None)
-        if known is not None:
+        if self._tasks.pop(task, None) is not None:
             self._send(self._long_runs.complete(Outcome(task, _STATUS_OF_END[reason], host=socket.gethostname())))
 
     # -- workers --
@@ -468,8 +467,7 @@ class Manager:
         next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         self._forget_worker(handle)
         if message.exit_code:
-            maker = segment_maker(os.path.basename(self._directory), handle.number)
-            sweep(self._run_directory, f"{maker}.", untold=True)
+            sweep(self._run_directory, f"{segment_maker(self._directory, handle.number)}.", untold=True)
         self._refill = True
         if self._leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node
@@ -513,6 +511,8 @@ class Manager:
         if not (self._leaving and not self._workers):
             log.error("block=%s fork server gone, its workers with it", self._block)
             self.has_failed = True
+        for handle in list(self._workers.values()):
+            self._take_outcomes(handle, handle.drain_outcomes())  # else what has finished would run again
         self._workers.clear()
         self._leaving = True
 

@@ -10,7 +10,7 @@ from typing import Any
 from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed, signal_name
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
-from hpcpool.wire.failures import remote_traceback, unpickle_failure, unpickle_payload_error
+from hpcpool.wire.failures import remote_traceback, set_cause, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
 from hpcpool.wire.packing import Payload, localised
 from hpcpool.wire.payload import pickle_value
@@ -87,7 +87,7 @@ def ask_retry_on(
             return opener, isinstance(error, retry_on)
         return opener, error is not None and bool(retry_on(error))
     except BaseException as own_error:  # noqa: BLE001 - the user's function
-        own_error.__cause__ = error
+        set_cause(own_error, error)
         return raising(own_error), False
     finally:
         error = None  # its frames lead here: a cycle
@@ -103,7 +103,7 @@ def without_frames(error: BaseException) -> BaseException:
 
     The frames themselves would keep the arguments alive, and the future that has the error.
     """
-    error.__cause__ = remote_traceback("".join(traceback.format_exception(error)))
+    set_cause(error, remote_traceback("".join(traceback.format_exception(error))))
     return error.with_traceback(None)
 
 

@@ -454,6 +454,17 @@ class TaskFuture(Future[T], Generic[T]):
         def _exception(self, error: BaseException | None) -> None:
             self._error = error
 
+    def __repr__(self) -> str:
+        """Name and state; the outcome is not opened for this."""
+        state = self._state.replace("_AND_NOTIFIED", "").lower()
+        if self._state == FINISHED and not self._is_sealed:
+            state += (
+                f" raised {type(self._error).__name__}"
+                if self._error is not None
+                else f" returned {type(self._value).__name__}"
+            )
+        return f"<TaskFuture at {id(self):#x} of {self._name} state={state}>"
+
     def __reduce__(self) -> Any:
         raise TypeError(
             "a future can only be sent to a worker as an argument of submit() or map() (where it stands for its "

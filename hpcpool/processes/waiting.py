@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -114,12 +115,17 @@ class Waiting:
     def _foreign_done(self, client: _Client, future: Future[Any]) -> None:
         """A future that is not the client's is done; called in whatever thread completed it."""
         payload: Payload | BaseException | None = None
+        interrupt: BaseException | None = None
         if not outcomes.has_failed(future):
             try:
                 payload = outcomes.payload_of(future, client.store)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the result raises while it is pickled
+            except BaseException as error:  # noqa: BLE001 - whatever the result raises while it is pickled
                 payload = outcomes.without_frames(error)
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    interrupt = error  # Ctrl-C means the program, which completes this future
         client.call_soon(lambda: self.settle(future, payload, client))
+        if interrupt is not None:
+            raise interrupt
 
 
 def _fail(future: TaskFuture[Any], cause: Future[Any], error: BaseException | None) -> None:

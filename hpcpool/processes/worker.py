@@ -70,15 +70,15 @@ def serve(number: int, node_directory: str, calls: socket.socket, link: socket.s
 
 def _store(number: int, node_directory: str) -> SegmentStore | None:
     """Return where large results go; None where the client has no shared memory with this node."""
-    run_directory, node = os.path.split(node_directory)
+    run_directory = os.path.dirname(node_directory)
     if not os.path.isdir(os.path.join(run_directory, "shm", "free")):
         return None
-    return SegmentStore(run_directory, segment_maker(node, number), is_untold=True)
+    return SegmentStore(run_directory, segment_maker(node_directory, number), is_untold=True)
 
 
-def segment_maker(node: str, number: int) -> str:
-    """Return what the names of a worker's segments begin with; `node` is the last part of its node's directory."""
-    return f"{node}.{number}"
+def segment_maker(node_directory: str, number: int) -> str:
+    """Return what the names of a worker's segments begin with."""
+    return f"{os.path.basename(node_directory)}.{number}"
 
 
 def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
@@ -173,7 +173,7 @@ def _open_and_call(
 
 def _failure(error: BaseException) -> Payload:
     payload = pickle_failure(error, own_frames=1)
-    error.__traceback__ = None  # else a cycle through its frames would keep the arguments alive
+    error.with_traceback(None)  # else a cycle through its frames would keep the arguments alive
     return payload
 
 

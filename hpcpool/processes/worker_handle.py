@@ -46,7 +46,7 @@ class WorkerHandle:
         self._tail = b""
         self._reader = OutcomeReader()
         #: Calls that the channel had no room for, oldest first.
-        self._unsent: deque[tuple[int, bytes]] = deque()
+        self._unsent: deque[bytes] = deque()
         #: Bytes that the link had no room for.
         self._unwritten: deque[memoryview] = deque()
         #: Tasks that were only announced and come over the link; oldest first.
@@ -85,14 +85,14 @@ class WorkerHandle:
             self._announced.append(task.id)
             self._unwritten.extend(memoryview(piece).cast("B") for piece in following)
             self.write_link()
-        self._unsent.append((task.id, message))
+        self._unsent.append(message)
         self.write_calls()
 
     def write_calls(self) -> None:
         """Send what waits for the calls channel, as far as there is room."""
         while self._unsent:
             try:
-                self.calls.send(self._unsent[0][1])
+                self.calls.send(self._unsent[0])
             except BlockingIOError:
                 return
             except (BrokenPipeError, ConnectionResetError):
@@ -120,15 +120,15 @@ class WorkerHandle:
         An announced task stays with a living worker: part of it may already be on the link.
         """
         unread = []
-        kept: list[tuple[int, bytes]] = []
+        kept: list[bytes] = []
         announcements = 0
-        for message in [*self._read_back(), *(message for _, message in self._unsent)]:
+        for message in [*self._read_back(), *self._unsent]:
             if message != ANNOUNCEMENT:
                 unread.append(decode_task(message).id)
             elif dead:
                 announcements += 1
             else:
-                kept.append((0, message))
+                kept.append(message)
         self._unsent.clear()
         if announcements:
             unread += list(self._announced)[-announcements:]

@@ -40,7 +40,7 @@ def pickle_failure(error: BaseException, own_frames: int = 0) -> Payload:
     trace = error.__traceback__
     for _ in range(own_frames):
         trace = trace.tb_next if trace is not None else None
-    error.__traceback__ = trace
+    error.with_traceback(trace)  # not by assignment: its class may forbid that (a frozen dataclass)
     failure = Failure(
         exception=_pickle_exception(error),
         type_name=_name(error),
@@ -56,8 +56,8 @@ def unpickle_failure(payload: Payload) -> BaseException:
     failure = Failure(*unpickle(payload))
     error = _rebuild(failure)
     if failure.frames is not None:
-        error.__traceback__ = tblib.Traceback.from_dict(failure.frames).as_traceback()
-    error.__cause__ = remote_traceback(failure.traceback_text)
+        error.with_traceback(tblib.Traceback.from_dict(failure.frames).as_traceback())
+    set_cause(error, remote_traceback(failure.traceback_text))
     return error
 
 
@@ -65,7 +65,7 @@ def unpickle_payload_error(payload: Payload, what: str) -> PayloadError:
     """Rebuild the error of a call or outcome that could not be opened at the other end."""
     failure = Failure(*unpickle(payload))
     error = PayloadError(f"{what}: {failure.type_name}: {failure.text}")
-    error.__cause__ = remote_traceback(failure.traceback_text)
+    set_cause(error, remote_traceback(failure.traceback_text))
     return error
 
 
@@ -92,7 +92,8 @@ def _rebuild(failure: Failure) -> BaseException:
     if failure.exception is not None:
         try:
             error = unpickle(Payload(failure.exception))
-        except (Exception, SystemExit) as problem:  # noqa: BLE001 - user code in the exception's class
+        except BaseException as problem:  # noqa: BLE001 - user code in the exception's class
+            _let_pass(problem)
             hint = f" (it cannot be rebuilt here: {type(problem).__name__}: {problem})"
         else:
             if isinstance(error, BaseException):
@@ -122,7 +123,8 @@ def _round_trip(form: Any, kind: type, text: str | None) -> bytes | None:
     try:
         payload = pickle_value(form)
         rebuilt = unpickle(Payload(payload.data, payload.buffers))
-    except (Exception, SystemExit):  # noqa: BLE001 - user code in __reduce__ or __init__
+    except BaseException as problem:  # noqa: BLE001 - user code in __reduce__ or __init__
+        _let_pass(problem)
         return None
     is_same = isinstance(rebuilt, BaseException) and type(rebuilt) is kind and (text is None or _text(rebuilt) == text)
     return payload.data if is_same and not payload.buffers else None
@@ -145,10 +147,10 @@ class _WithoutInit:
 
 def _make_without_init(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
     error = cls.__new__(cls, *args)
-    error.args = args
+    BaseException.__setattr__(error, "args", args)
     for name, value in state.items():
         with contextlib.suppress(AttributeError, TypeError):  # some built-in ones can only be read
-            setattr(error, name, value)
+            BaseException.__setattr__(error, name, value)
     return error
 
 
@@ -168,7 +170,8 @@ def _carriable(value: Any) -> Any:
     """Return a value as it is if it survives pickling, else its repr."""
     try:
         unpickle(Payload(pickle_value(value).data))
-    except (Exception, SystemExit):  # noqa: BLE001 - user code in __reduce__
+    except BaseException as problem:  # noqa: BLE001 - user code in __reduce__
+        _let_pass(problem)
         return _safely(repr, value)
     return value
 
@@ -187,12 +190,25 @@ def _text(error: BaseException) -> str:
 def _format(error: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    except (Exception, SystemExit) as problem:  # noqa: BLE001 - a broken __str__ or __repr__ of the user's
+    except BaseException as problem:  # noqa: BLE001 - a broken __str__ or __repr__ of the user's
+        _let_pass(problem)
         return f"{_name(error)} (its traceback cannot be formatted: {type(problem).__name__})\n"
 
 
 def _safely(show: Any, value: Any) -> str:
     try:
         return str(show(value))
-    except (Exception, SystemExit) as problem:  # noqa: BLE001 - the same
+    except BaseException as problem:  # noqa: BLE001 - the same
+        _let_pass(problem)
         return f"<{type(value).__qualname__} whose {show.__name__}() raised {type(problem).__name__}>"
+
+
+def set_cause(error: BaseException, cause: BaseException | None) -> None:
+    """Set the cause of an error, also of one whose class forbids assignments (a frozen dataclass)."""
+    BaseException.__setattr__(error, "__cause__", cause)
+
+
+def _let_pass(problem: BaseException) -> None:
+    """Ctrl-C means the program, not the exception that was being looked at."""
+    if isinstance(problem, KeyboardInterrupt):
+        raise problem

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
-import threading
 import types
 import weakref
 from collections import OrderedDict
@@ -79,7 +78,6 @@ class FunctionCache:
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
-        self._lock = threading.Lock()
 
     def blob_of(self, function: types.FunctionType) -> Blob:
         """Return the blob of a function that must go by value; whatever pickling raises comes out."""
@@ -95,12 +93,11 @@ class FunctionCache:
         data = payload.dumps_by_value(function)
         key = hashlib.blake2b(data, digest_size=16).digest()
         blob = previous if previous is not None and previous.key == key else Blob(key, data)
-        with self._lock:
-            self._entries[id(function)] = _Entry(
-                weakref.ref(function, functools.partial(_drop, self._entries, id(function))),
-                fingerprint if fingerprint.stable else None,
-                blob,
-            )
+        self._entries[id(function)] = _Entry(
+            weakref.ref(function, functools.partial(_drop, self._entries, id(function))),
+            fingerprint if fingerprint.stable else None,
+            blob,
+        )
         return blob
 
 

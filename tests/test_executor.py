@@ -1252,6 +1252,31 @@ def test_an_error_does_not_keep_the_arguments(pool: HPCPoolExecutor, no_collecto
     assert wait_until(lambda: reference() is None, timeout_s=10)
 
 
+def raise_for_a_reason(number: int) -> None:
+    gc.disable()
+    thing = Thing()
+    _things.append(weakref.ref(thing))
+    try:
+        raise_about(thing)
+    except BadArguments as error:
+        reason = error  # a cycle: its traceback has this frame
+        raise ValueError(number) from reason
+
+
+def things() -> list[bool]:
+    gc.enable()
+    return [reference() is not None for reference in _things]
+
+
+_things: list[Any] = []
+
+
+def test_a_worker_does_not_keep_what_a_failed_call_used():
+    with HPCPoolExecutor(1) as pool:
+        assert type(pool.submit(raise_for_a_reason, 1).exception()) is ValueError
+        assert pool.submit(things).result() == [False]
+
+
 def test_an_error_does_not_keep_its_future(pool: HPCPoolExecutor, no_collector: None):
     future = pool.submit(raise_about, 1)
     of_future = weakref.ref(future)
@@ -1268,12 +1293,21 @@ class Unpicklable:
         raise ZeroDivisionError("not this one")
 
 
-def test_arguments_that_cannot_be_pickled_are_freed_too(pool: HPCPoolExecutor, no_collector: None):
-    thing = Unpicklable()
+class UnpicklableForAReason:
+    def __reduce__(self) -> Any:
+        try:
+            return {}["nothing"]
+        except KeyError:
+            raise ZeroDivisionError("not this one") from ExceptionGroup("two", [ValueError(), TypeError()])
+
+
+@pytest.mark.parametrize("kind", [Unpicklable, UnpicklableForAReason, multiprocessing.Lock])
+def test_arguments_that_cannot_be_pickled_are_freed_too(pool: HPCPoolExecutor, no_collector: None, kind: Any):
+    thing = kind()
     reference = weakref.ref(thing)
     future = pool.submit(echo, thing)
     del thing
-    assert isinstance(future.exception(), ZeroDivisionError)
+    assert isinstance(future.exception(), UnsharableError if kind is multiprocessing.Lock else ZeroDivisionError)
     assert wait_until(lambda: reference() is None, timeout_s=10)
     of_future = weakref.ref(future)
     del future

@@ -10,7 +10,13 @@ from typing import Any
 from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed, signal_name
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
-from hpcpool.wire.failures import remote_traceback, set_cause, unpickle_failure, unpickle_payload_error
+from hpcpool.wire.failures import (
+    forget_frames,
+    remote_traceback,
+    set_cause,
+    unpickle_failure,
+    unpickle_payload_error,
+)
 from hpcpool.wire.messages import Broken, Crash, Outcome, Status
 from hpcpool.wire.packing import Payload, localised
 from hpcpool.wire.payload import pickle_value
@@ -103,8 +109,9 @@ def without_frames(error: BaseException) -> BaseException:
 
     The frames themselves would keep the arguments alive, and the future that has the error.
     """
-    set_cause(error, remote_traceback("".join(traceback.format_exception(error))))
-    return error.with_traceback(None)
+    text = "".join(traceback.format_exception(error))
+    set_cause(forget_frames(error), remote_traceback(text))
+    return error
 
 
 def broken_error(broken: Broken) -> BrokenPool:

@@ -25,7 +25,7 @@ from typing import Any
 from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions
-from hpcpool.wire.failures import pickle_failure
+from hpcpool.wire.failures import forget_frames, pickle_failure
 from hpcpool.wire.link import read_call, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
 from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
@@ -173,7 +173,7 @@ def _open_and_call(
 
 def _failure(error: BaseException) -> Payload:
     payload = pickle_failure(error, own_frames=1)
-    error.with_traceback(None)  # else a cycle through its frames would keep the arguments alive
+    forget_frames(error)
     return payload
 
 

@@ -208,6 +208,21 @@ def set_cause(error: BaseException, cause: BaseException | None) -> None:
     BaseException.__setattr__(error, "__cause__", cause)
 
 
+def forget_frames(error: BaseException) -> BaseException:
+    """Drop the tracebacks of an error and of all that led to it: their frames would keep the arguments alive."""
+    known: set[int] = set()
+    remaining: list[BaseException | None] = [error]
+    while remaining:
+        found = remaining.pop()
+        if found is not None and id(found) not in known:
+            known.add(id(found))
+            BaseException.with_traceback(found, None)
+            remaining += found.__cause__, found.__context__
+            if isinstance(found, BaseExceptionGroup):
+                remaining += found.exceptions
+    return error
+
+
 def _let_pass(problem: BaseException) -> None:
     """Ctrl-C means the program, not the exception that was being looked at."""
     if isinstance(problem, KeyboardInterrupt):

@@ -499,7 +499,7 @@ def test_plain_data_has_every_option_and_the_kind_of_each_provider():
     assert Config(NodePool(workers_per_node=2)).to_dict() == {
         "node_pools": [
             {
-                "provider": {"kind": "local"},
+                "provider": {"kind": "local", "own_process": False},
                 "name": "default",
                 "workers_per_node": 2,
                 "nodes_per_block": 1,
@@ -618,7 +618,9 @@ class FalseLocalProvider(LocalProvider):
 
 
 def test_a_provider_that_would_be_rebuilt_as_another_is_refused():
-    with pytest.raises(ConfigError, match=r"FalseLocalProvider\(\) cannot be rebuilt: its kind 'local' is that of ano"):
+    with pytest.raises(
+        ConfigError, match=r"FalseLocalProvider\(.*\) cannot be rebuilt: its kind 'local' is that of ano"
+    ):
         Config(NodePool(FalseLocalProvider())).to_json()
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hpcpool.config import Config, NodePool
 from hpcpool.core.scaling import PoolSnapshot, plan
 from hpcpool.processes import sessions
+from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost, is_hosted
 from hpcpool.processes.start_command import start_command
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, SubmitError
 
@@ -56,7 +57,7 @@ class Finished(NamedTuple):
     """No block is left and the thread is about to end."""
 
 
-Event = BlockEnded | Hopeless | Warned | Finished
+Event = BlockEnded | Hopeless | Warned | Finished | Host | Unhost
 
 
 class Surroundings(NamedTuple):
@@ -144,7 +145,7 @@ class BlockControl:
     def _run(self) -> None:
         try:
             for pool in self._config.node_pools:
-                self._drivers[pool.name] = pool.provider.open(self._surroundings.run_directory)
+                self._drivers[pool.name] = self._open(pool)
             while self._stop_by is None or self._blocks:
                 self._step()
         except Exception as error:
@@ -154,6 +155,9 @@ class BlockControl:
             for driver in self._drivers.values():
                 driver.close()
             self._report(Finished())
+
+    def _open(self, pool: NodePool) -> Driver:
+        return HostedDriver(self._report) if is_hosted(pool) else pool.provider.open(self._surroundings.run_directory)
 
     def _step(self) -> None:
         now = time.monotonic()

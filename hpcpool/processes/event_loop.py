@@ -5,6 +5,7 @@ Where there is no epoll (macOS) it is a `select.poll`.
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -49,6 +50,14 @@ class EventLoop:
             if callback is not None:  # it may have been removed by a callback before it
                 # An error or a hang-up is told by reading.
                 callback(events if events & (READ | WRITE) else READ)
+
+
+def wake_up_pipe() -> tuple[int, int]:
+    """Return two non-blocking descriptors: who writes to the second wakes the loop that listens to the first."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
 
 
 def _descriptor(watched: _HasFileno | int) -> int:

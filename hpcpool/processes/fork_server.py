@@ -163,7 +163,7 @@ class ForkServer:
         sessions.kill_session(pid)
         _, status = os.waitpid(pid, 0)
         if status:
-            sessions.kill_orphans(worker.mark(self._node_directory, number), self._workers)
+            sessions.kill_orphans(worker.mark(self._node_directory, number).__eq__, self._workers)
         oom_kills = _oom_kills()
         out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
         self._say(WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))

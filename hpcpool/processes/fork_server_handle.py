@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 
 from hpcpool.processes import sessions
@@ -11,21 +13,36 @@ from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager
 
 #: How long it may take to end when its channel is closed (seconds).
 _END_S = 3.0
-#: How long killed processes may take to vanish (seconds).
-_VANISH_S = 2.0
 
 
 class ForkServerHandle:
-    """Starts the fork server of a node. If it dies, `hear` returns None; what is said to it then is lost."""
+    """Starts the fork server of a node. If it dies, `hear` returns None; what is said to it then is lost.
 
-    def __init__(self, directory: str, start_method: str, census: int) -> None:
+    Args:
+        directory: the node's.
+        start_method: how it starts workers.
+        census: as of `Manager`.
+        log_path: where its stderr goes; None: where this process's own goes.
+
+    Raises `OSError` if it cannot be started.
+    """
+
+    def __init__(self, directory: str, start_method: str, census: int, log_path: str | None = None) -> None:
+        self._directory = directory
         self._channel, end = fork_channel.channel()
-        with end:
-            self._process = subprocess.Popen(
-                start_command("fork-server", end.fileno(), directory, start_method, census),
-                stdin=subprocess.DEVNULL,
-                pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
-            )
+        with end, contextlib.ExitStack() as files:
+            log_file = files.enter_context(open(log_path, "ab")) if log_path is not None else None
+            try:
+                self._process = subprocess.Popen(
+                    start_command("fork-server", end.fileno(), directory, start_method, census),
+                    cwd=os.path.dirname(directory),  # workers go where the client is
+                    stdin=subprocess.DEVNULL,
+                    stderr=log_file,
+                    pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
+                )
+            except BaseException:
+                self._channel.close()
+                raise
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to hear."""
@@ -46,15 +63,17 @@ class ForkServerHandle:
         except ConnectionResetError:
             return None
 
-    def close(self) -> None:
-        """Have it end all workers and leave; returns when nothing of the node is left."""
+    def close(self) -> int:
+        """Have it end all workers and leave; returns its exit code when nothing of the node is left."""
         self._channel.close()
         try:
-            self._process.wait(_END_S)
+            exit_code = self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        sessions.kill_descendants(_VANISH_S)  # if it was killed, what it had started has come to us
+            exit_code = self._process.wait()
+        # If it was killed, what it had started has come to us.
+        sessions.kill_orphans(lambda mark: mark.startswith(f"{self._directory}:"))
+        return exit_code
 
     def _say(self, message: StartWorker | EndWorker, descriptors: tuple[int, ...] = ()) -> None:
         try:

@@ -28,6 +28,8 @@ from hpcpool.processes.block_control import BlockControl, Surroundings
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, node_prefix, write_connection
 from hpcpool.processes.event_loop import EventLoop
+from hpcpool.processes.hosted_driver import Host, Unhost
+from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.streams import Streams
 from hpcpool.wire import run_directory
@@ -137,17 +139,25 @@ class Interchange:
         self._loop.add(self._wake_read, self._hear_block_control)
         self._loop.add(self._listener, self._accept)
         self._streams = Streams(self._loop)
+        self._hosted = HostedNodes(
+            self._connection_file, self._descriptors, self._loop, self._streams, self._on_messages, self._lose
+        )
         self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
 
     @property
     def _managers_path(self) -> str:
         return os.path.join(self._directory, "managers.sock")
 
+    @property
+    def _connection_file(self) -> str:
+        return os.path.join(self._directory, "connection.json")
+
     def run(self) -> None:
         """Serve until the client says stop or is gone and no block is left."""
         try:
             while not self._finished:
                 self._loop.wait(self._patience_s())
+                self._hosted.step()
                 self._look_at_silence()
                 self._dispatch()
                 self._flush()
@@ -158,7 +168,12 @@ class Interchange:
             self._close()
 
     def _patience_s(self) -> float | None:
-        return self._config.heartbeat_period_s if self._managers else None
+        period_s = self._config.heartbeat_period_s if len(self._managers) > len(self._hosted) else None
+        step_at = self._hosted.step_at
+        if step_at is None:
+            return period_s
+        step_in_s = max(0.0, step_at - time.monotonic())
+        return step_in_s if period_s is None else min(step_in_s, period_s)
 
     # -- the client --
 
@@ -208,9 +223,9 @@ class Interchange:
                 self._stop(number)
 
     def _start_block_control(self, setup: Setup) -> None:
-        connection_file = os.path.join(self._directory, "connection.json")
-        write_connection(connection_file, Connection([self._managers_path], setup.start_method, self._directory))
-        surroundings = Surroundings(self._directory, connection_file, self._descriptors)
+        connection = Connection([self._managers_path], setup.start_method, self._directory)
+        write_connection(self._connection_file, connection)
+        surroundings = Surroundings(self._directory, self._connection_file, self._descriptors)
         self._control = BlockControl(self._config, surroundings, lambda: self._scheduler.pending, self._report)
         self._control.start()
 
@@ -293,6 +308,9 @@ class Interchange:
         manager = self._managers.get(name)
         if manager is not None:
             manager.last_heard = time.monotonic()
+        self._on_messages(name, batch)
+
+    def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
         for message, its_frames in batch:
             if type(message) is Outcome:
                 self._on_outcome(name, message, its_frames)
@@ -433,7 +451,7 @@ class Interchange:
         silent = [
             (name, now - manager.last_heard)
             for name, manager in self._managers.items()
-            if now - manager.last_heard > self._config.heartbeat_timeout_s
+            if now - manager.last_heard > self._config.heartbeat_timeout_s and name not in self._hosted
         ]
         for name, silent_s in silent:
             self._give_up(name, f"silent for {silent_s:.0f} s")
@@ -491,6 +509,10 @@ class Interchange:
                     self._to_client.append(Broken(reason))
                 case block_control.Warned(text):
                     self._to_client.append(Warn(text))
+                case Host() as order:
+                    self._hosted.start(order)
+                case Unhost() as order:
+                    self._hosted.end(order)
                 case block_control.Finished():
                     self._finished = True
 
@@ -509,6 +531,7 @@ class Interchange:
             self._control.stop(_KILL_S if number else _STOP_S)
 
     def _close(self) -> None:
+        self._hosted.close()
         if self._control is not None:
             self._control.stop(0.0)
             self._control.join(_STOP_S)

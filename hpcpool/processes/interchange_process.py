@@ -102,6 +102,9 @@ class InterchangeProcess:
             self._process.kill()
             self._process.wait()
         self._wait_for_census()
+        if self._process.returncode:
+            # Who should have ended what the calls had started may have been killed together with it.
+            sessions.kill_marked(lambda mark: mark.startswith(f"{self.directory}/"))
         self.stream.close()
         os.close(self._census)
         run_directory.remove(self.directory)

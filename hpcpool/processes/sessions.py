@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -68,17 +68,25 @@ def kill_family(pid: int) -> None:
     signal_process(pid, signal.SIGKILL)
 
 
-def kill_orphans(mark: str, spare: Iterable[int]) -> None:
-    """Kill our children (but for `spare`) whose environment has this mark, and all that descends from them."""
+def kill_orphans(is_meant: Callable[[str], bool], spare: Iterable[int] = ()) -> None:
+    """Kill our children (but for `spare`) of whose marks this is true, and all that descends from them."""
     seen = set(spare)
     while new := [child for child in _children(os.getpid()) if child not in seen]:
         for child in new:
             environment = _environment(child)
             if environment is None:
                 _wait_for_end(child, time.monotonic() + _VANISH_S)  # only then its children come to us
-            elif environment.get(MARK) == mark:
+            elif is_meant(environment.get(MARK, "")):
                 kill_family(child)
             seen.add(child)
+
+
+def kill_marked(is_meant: Callable[[str], bool]) -> None:
+    """Kill all processes of this host of whose marks this is true, whoever has adopted them."""
+    killed: set[int] = set()
+    while found := {pid for pid in _all() if is_meant((_environment(pid) or {}).get(MARK, ""))} - killed:
+        _kill(found)
+        killed |= found
 
 
 def kill_descendants(patience_s: float) -> None:
@@ -129,6 +137,12 @@ def _wait_for_end(pid: int, deadline: float) -> None:
 
 
 # psutil is imported where it is used: it costs a cold start some milliseconds, and only an end needs it.
+
+
+def _all() -> list[int]:
+    import psutil
+
+    return psutil.pids()
 
 
 def _members(session: int) -> Iterator[int]:

@@ -20,7 +20,7 @@ def _run() -> None:
     if role == "interchange":
         from hpcpool.processes.interchange import main
     elif role == "manager":
-        from hpcpool.processes.manager import main
+        from hpcpool.processes.manager_process import main
     elif role == "fork-server":
         from hpcpool.processes.fork_server import main
     elif role == "worker":

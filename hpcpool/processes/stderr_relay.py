@@ -45,10 +45,11 @@ class StderrRelay:
             self._waiting += len(data)
         self._pieces.put(data)
 
-    def close(self, timeout_s: float) -> None:
-        """Write what waits; give up after a while, when nobody reads at the other end."""
+    def close(self, timeout_s: float) -> bool:
+        """Write what waits; give up after a while, when nobody reads at the other end. Say whether it has ended."""
         self._pieces.put(None)
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _write_all(self) -> None:
         while (data := self._pieces.get()) is not None:

@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
-from hpcpool.wire.messages import MessageError, encode
+from hpcpool.wire.messages import MessageError, deal_frames, encode
 from hpcpool.wire.stream import Message, Stream
 
 log = logging.getLogger(__name__)
 
 #: Takes the name, the messages that are complete, and whether the stream is still open.
 OnMessages = Callable[[bytes, list[Message], bool], None]
+#: Takes messages, each with its frames.
+Hear = Callable[[list[tuple[Any, list[Any]]]], None]
 
 
 class Streams:
@@ -23,11 +25,17 @@ class Streams:
     def __init__(self, loop: EventLoop) -> None:
         self._loop = loop
         self._streams: dict[bytes, Stream] = {}
+        #: Those in this process: they need no stream.
+        self._neighbours: dict[bytes, Hear] = {}
         #: Those that the loop watches for room: exactly those in which something waits.
         self._full: set[bytes] = set()
 
     def __contains__(self, name: bytes) -> bool:
-        return name in self._streams
+        return name in self._streams or name in self._neighbours
+
+    def add_neighbour(self, name: bytes, hear: Hear) -> None:
+        """Hand what is sent to this name over, there and then."""
+        self._neighbours[name] = hear
 
     def add(self, name: bytes, stream: Stream, on_messages: OnMessages) -> None:
         """Call `on_messages` whenever something has come, or the stream has ended; then it should be removed."""
@@ -36,6 +44,7 @@ class Streams:
 
     def remove(self, name: bytes) -> None:
         """Close a stream; nothing happens if it is not known."""
+        self._neighbours.pop(name, None)
         stream = self._streams.pop(name, None)
         if stream is not None:
             self._full.discard(name)
@@ -44,7 +53,7 @@ class Streams:
 
     def close(self) -> None:
         """Close all of them."""
-        for name in list(self._streams):
+        for name in [*self._streams, *self._neighbours]:
             self.remove(name)
 
     def send(self, name: bytes, messages: Sequence[Any], frames: Sequence[Any] = ()) -> None:
@@ -53,6 +62,8 @@ class Streams:
         if stream is not None:
             stream.send(encode(messages), frames)
             self._watch_writes(name, stream)
+        elif (hear := self._neighbours.get(name)) is not None:
+            hear(deal_frames(messages, frames))
 
     def _on_ready(self, name: bytes, stream: Stream, on_messages: OnMessages, events: int) -> None:
         if events & WRITE:

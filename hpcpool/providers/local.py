@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hpcpool.errors import signal_name
+from hpcpool.errors import ConfigError, signal_name
 from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError
 
 logger = logging.getLogger(__name__)
@@ -34,12 +34,27 @@ _TAIL_LINES = 20
 _TAIL_BYTES = 8192
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LocalProvider:
-    """This machine. Each block is one manager on it, so one block is what a program usually wants."""
+    """This machine. Each block is one manager on it, so one block is what a program usually wants.
+
+    Args:
+        own_process: start each manager as a process of its own, as it is on any other machine: if it dies, its calls
+            are run again, and a call takes longer by two hops. False: the only block of a node pool (`max_blocks=1`)
+            needs none.
+    """
+
+    own_process: bool = False
 
     kind: ClassVar[str] = "local"
     max_nodes_per_block: ClassVar[int | None] = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.own_process, bool):
+            raise ConfigError(f"LocalProvider.own_process is {self.own_process!r}; valid: True or False")
+
+    def __repr__(self) -> str:
+        return f"LocalProvider({'own_process=True' if self.own_process else ''})"
 
     def open(self, run_dir: str) -> LocalDriver:
         """Make the driver; it keeps no files, so `run_dir` is not used."""
@@ -217,7 +232,7 @@ def _last_status(job: _Job, exit_code: int | None) -> JobStatus:
         state=JobState.ENDED if ended_well else JobState.FAILED,
         exit_code=exit_code,
         reason=f"cancelled, {reason}" if job.is_cancelled else reason,
-        stderr_tail=_tail(job.request.stderr, job.stderr_start),
+        stderr_tail=tail_of(job.request.stderr, job.stderr_start),
     )
 
 
@@ -230,7 +245,7 @@ def _reason(exit_code: int | None) -> str:
     return f"killed by {signal_name(-exit_code)}"
 
 
-def _tail(target: str | int, start: int) -> str:
+def tail_of(target: str | int, start: int = 0) -> str:
     """The last lines that were written to a file after its first `start` bytes; none where it is not a file of ours."""
     if isinstance(target, int):
         return ""

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from hpcpool import HPCPoolExecutor
+from hpcpool import HPCPoolExecutor, NodePool
+from hpcpool.providers import LocalProvider
 
 T = TypeVar("T")
 
@@ -49,6 +50,11 @@ def role(process: psutil.Process) -> str:
         return ""
     starts = [index for index, word in enumerate(command) if word.endswith("/processes/start.py")]
     return command[starts[0] + 1] if starts else ""
+
+
+def own_manager(workers: int) -> NodePool:
+    """This machine as if it were another one: its manager is a process of its own."""
+    return NodePool(LocalProvider(own_process=True), workers_per_node=workers)
 
 
 class Pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -15,6 +16,13 @@ from pathlib import Path
 from tests.live.processes import PATIENCE_S, until
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def with_own_manager(program: str) -> str:
+    """The same program, but the manager is a process of its own, as on another machine."""
+    apart = re.sub(r"HPCPoolExecutor\((\d+)", r"HPCPoolExecutor(own_manager(\1)", program)
+    assert apart != program
+    return f"from tests.live.processes import own_manager\n{apart}"
 
 
 class Script:

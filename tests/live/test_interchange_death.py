@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import signal
 import time
@@ -12,7 +13,7 @@ import pytest
 from hpcpool import HPCPoolExecutor
 from hpcpool.errors import BrokenPool
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, stopped, until
 from tests.live.test_node_loss import family_of
 
 pytestmark = pytest.mark.live
@@ -38,9 +39,14 @@ def kill_with_fork_server(processes: Pool) -> None:
     fork_server.kill()
 
 
-@pytest.mark.parametrize("kill", [kill_interchange, end_interchange, kill_with_manager, kill_with_fork_server])
-def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(kill, tmp_path):
-    with executor(3) as pool:
+KILLS = [kill_interchange, end_interchange, kill_with_fork_server]
+
+
+@pytest.mark.parametrize(
+    ("kill", "node"), [*itertools.product(KILLS, [None, own_manager(3)]), (kill_with_manager, own_manager(3))]
+)
+def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(kill, node, tmp_path):
+    with executor(node or 3) as pool:
         processes = Pool.of(pool)
         futures = [
             pool.submit(calls.start_family, tmp_path / "python", detached=True),
@@ -94,7 +100,7 @@ def test_an_interchange_that_dies_while_the_pool_starts(seed):
     with HPCPoolExecutor(2) as pool:
         futures = [pool.submit(pow, 2, n) for n in range(5)]
         interchange = until(lambda: [p for p in psutil.Process().children() if "interchange" in p.cmdline()])[0]
-        wanted = dice.randint(0, 4)
+        wanted = dice.randint(0, 3)
         until(lambda: len(interchange.children(recursive=True)) >= wanted)
         interchange.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
         for future in futures:
@@ -104,7 +110,7 @@ def test_an_interchange_that_dies_while_the_pool_starts(seed):
 
 
 def test_a_manager_that_hangs_does_not_outlive_its_interchange_for_long(tmp_path):
-    with executor(1) as pool:
+    with executor(own_manager(1)) as pool:
         processes = Pool.of(pool)
         future = pool.submit(calls.run_forever, tmp_path / "runs")
         until((tmp_path / "runs").exists)

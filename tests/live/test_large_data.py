@@ -16,8 +16,8 @@ from hpcpool import BrokenPool, WorkerCrashed
 from hpcpool.wire import segments
 from tests.live import calls, large
 from tests.live.large import LARGE
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
-from tests.live.scripts import script
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, until
+from tests.live.scripts import script, with_own_manager
 from tests.live.test_client_death import FOREVER, until_nothing_is_left
 
 pytestmark = pytest.mark.live
@@ -212,7 +212,16 @@ def test_a_worker_that_dies_while_it_shares_its_result_leaves_nothing(pool):
 
 
 @pytest.mark.parametrize("victim", ["manager", "fork_server"])
-def test_a_node_that_is_lost_leaves_nothing(victim, pool, tmp_path):
+def test_a_node_that_is_lost_leaves_nothing(victim, tmp_path):
+    with executor(own_manager(2)) as pool:
+        lose_a_node(pool, victim, tmp_path)
+
+
+def test_a_hosted_node_that_is_lost_leaves_nothing(pool, tmp_path):
+    lose_a_node(pool, "fork_server", tmp_path)
+
+
+def lose_a_node(pool, victim, tmp_path):
     results = [pool.submit(large.ones) for _ in range(3)]
     assert all(future.exception(PATIENCE_S) is None for future in results)
     again = pool.submit(large.wait_with, large.ones(), tmp_path / "gate", tmp_path / "runs")
@@ -326,6 +335,9 @@ print("busy", flush=True)
 """
 
 
+APART = with_own_manager(BUSY)
+
+
 def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path):
     with script(tmp_path / "busy.py", BUSY + FOREVER, tmp_path) as program:
         program.wait_for("busy")
@@ -346,9 +358,12 @@ def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path
         assert not directory.exists()
 
 
-@pytest.mark.parametrize("victim", ["client", "interchange", "manager", "fork-server", "worker", "all but one"])
-def test_whoever_is_killed_nothing_is_left(victim, tmp_path):
-    with script(tmp_path / "busy.py", BUSY + FOREVER, tmp_path) as program:
+VICTIMS = ["client", "interchange", "fork-server", "worker", "all but one"]
+
+
+@pytest.mark.parametrize(("victim", "busy"), [*((victim, BUSY) for victim in VICTIMS), ("manager", APART)])
+def test_whoever_is_killed_nothing_is_left(victim, busy, tmp_path):
+    with script(tmp_path / "busy.py", busy + FOREVER, tmp_path) as program:
         program.wait_for("busy")
         client, pool = psutil.Process(program.pid), Pool.below(program.pid)
         processes, directory = client.children(recursive=True), pool.directory

@@ -13,7 +13,7 @@ import pytest
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.errors import NodeLost
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, stopped, until
 
 pytestmark = pytest.mark.live
 
@@ -43,14 +43,22 @@ def kill_both(processes: Pool) -> list[psutil.Process]:
     return victims
 
 
-LOSSES = [kill_manager, end_manager, kill_fork_server, kill_both]
-loss = pytest.mark.parametrize("lose", LOSSES)
+#: With the node that is lost; where it is hosted, a manager cannot die alone.
+LOSSES = [
+    *((lose, own_manager(2)) for lose in (kill_manager, end_manager, kill_fork_server, kill_both)),
+    (kill_fork_server, NodePool(workers_per_node=2)),
+]
+loss = pytest.mark.parametrize(("lose", "node"), LOSSES)
+
+
+def ours(processes: Pool) -> list[psutil.Process]:
+    return [process for wanted in ("manager", "fork-server") for process in processes.of_role(wanted)]
 
 
 @loss
-def test_the_calls_of_a_lost_node_run_on_another(lose, tmp_path):
+def test_the_calls_of_a_lost_node_run_on_another(lose, node, tmp_path):
     log, gate = tmp_path / "log", tmp_path / "gate"
-    with executor(2) as pool:
+    with executor(node) as pool:
         processes = Pool.of(pool)
         running = [pool.submit(calls.note_and_wait, log, str(n), gate) for n in range(2)]
         waiting = [pool.submit(pow, 2, n) for n in range(20)]
@@ -61,7 +69,7 @@ def test_the_calls_of_a_lost_node_run_on_another(lose, tmp_path):
         gate.touch()
         assert [future.result(PATIENCE_S) for future in running] == ["0", "1"]
         assert [future.result(PATIENCE_S) for future in waiting] == [2**n for n in range(20)]
-        assert processes.manager.pid not in {victim.pid for victim in victims}
+        assert not set(ours(processes)) & set(victims)
 
 
 def lines(path: Path) -> int:
@@ -69,8 +77,8 @@ def lines(path: Path) -> int:
 
 
 @loss
-def test_a_call_that_must_not_run_twice_fails_with_its_node(lose, tmp_path):
-    config = Config(NodePool(workers_per_node=2), rerun_lost=False)
+def test_a_call_that_must_not_run_twice_fails_with_its_node(lose, node, tmp_path):
+    config = Config(node, rerun_lost=False)
     with executor(config) as pool:
         future = pool.submit(calls.note_and_wait, tmp_path / "log", "once", tmp_path / "never")
         until(lambda: lines(tmp_path / "log") == 1)
@@ -89,7 +97,7 @@ def pool_interchange(pool: HPCPoolExecutor) -> psutil.Process:
 
 
 def test_a_call_that_is_lost_again_and_again_fails(tmp_path):
-    config = Config(NodePool(workers_per_node=1), loss_limit=2)
+    config = Config(own_manager(1), loss_limit=2)
     with executor(config) as pool:
         processes = Pool.of(pool)
         future = pool.submit(calls.note_and_wait, tmp_path / "log", "run", tmp_path / "never")
@@ -102,18 +110,18 @@ def test_a_call_that_is_lost_again_and_again_fails(tmp_path):
 
 
 @loss
-def test_an_idle_pool_starts_another_node_when_there_is_work(lose):
-    with executor(2) as pool:
+def test_an_idle_pool_starts_another_node_when_there_is_work(lose, node):
+    with executor(node) as pool:
         processes = Pool.of(pool)
         victims = lose(processes)
         until(lambda: not any(is_alive(victim.pid) for victim in victims))
         assert pool.submit(pow, 2, 4).result(PATIENCE_S) == 16
-        assert processes.manager.pid not in {victim.pid for victim in victims}
+        assert not set(ours(processes)) & set(victims)
 
 
 @loss
-def test_what_the_calls_of_a_lost_node_had_started_is_ended(lose, tmp_path):
-    with executor(Config(NodePool(workers_per_node=2), rerun_lost=False)) as pool:
+def test_what_the_calls_of_a_lost_node_had_started_is_ended(lose, node, tmp_path):
+    with executor(Config(node, rerun_lost=False)) as pool:
         processes = Pool.of(pool)
         futures = [
             pool.submit(calls.start_family, tmp_path / "python", detached=True),
@@ -134,7 +142,7 @@ def family_of(started: Path) -> list[int]:
 
 def test_calls_of_a_silent_node_run_on_another_and_its_processes_are_ended(tmp_path):
     log, gate = tmp_path / "log", tmp_path / "gate"
-    config = Config(NodePool(workers_per_node=1), heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
+    config = Config(own_manager(1), heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
     with executor(config) as pool:
         processes = Pool.of(pool)
         future = pool.submit(calls.note_and_wait, log, "run", gate)
@@ -149,7 +157,7 @@ def test_calls_of_a_silent_node_run_on_another_and_its_processes_are_ended(tmp_p
 
 def test_a_node_that_comes_back_from_silence_is_sent_away_and_nothing_is_done_twice(tmp_path):
     log, gate = tmp_path / "log", tmp_path / "gate"
-    config = Config(NodePool(workers_per_node=1), heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
+    config = Config(own_manager(1), heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
     with executor(config) as pool:
         processes = Pool.of(pool)
         future = pool.submit(calls.note_and_wait, log, "run", gate)
@@ -165,8 +173,7 @@ def test_a_node_that_comes_back_from_silence_is_sent_away_and_nothing_is_done_tw
 
 
 def test_a_fork_server_that_hangs_is_ended_with_its_node(tmp_path):
-    config = Config(NodePool(workers_per_node=1))
-    with executor(config) as pool:
+    with executor(own_manager(1)) as pool:
         processes = Pool.of(pool)
         manager = processes.manager
         with stopped(processes.fork_server):
@@ -175,10 +182,11 @@ def test_a_fork_server_that_hangs_is_ended_with_its_node(tmp_path):
         assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8
 
 
+@pytest.mark.parametrize("node", [own_manager(2), NodePool(workers_per_node=2)])
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_dies_while_the_pool_starts_every_call_finishes(seed):
+def test_whatever_dies_while_the_pool_starts_every_call_finishes(seed, node):
     dice = random.Random(seed)
-    pool = HPCPoolExecutor(Config(NodePool(workers_per_node=2), loss_limit=100))
+    pool = HPCPoolExecutor(Config(node, loss_limit=100))
     try:
         futures = [pool.submit(pow, 2, n) for n in range(10)]
         interchange = until(lambda: [p for p in psutil.Process().children() if "interchange" in p.cmdline()])[0]

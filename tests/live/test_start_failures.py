@@ -10,7 +10,7 @@ import pytest
 from hpcpool import HPCPoolExecutor
 from hpcpool.errors import BrokenPool
 from tests.live.processes import PATIENCE_S, executor
-from tests.live.scripts import script
+from tests.live.scripts import script, with_own_manager
 
 pytestmark = pytest.mark.live
 
@@ -91,13 +91,18 @@ print("over", flush=True)
 """
 
 
-@pytest.mark.parametrize("role", ["interchange", "manager", "fork-server"])
-def test_a_process_that_cannot_start_is_told_in_its_own_words(role, tmp_path):
+APART = with_own_manager(USES)
+
+
+@pytest.mark.parametrize(
+    ("role", "uses"), [("interchange", USES), ("fork-server", USES), ("fork-server", APART), ("manager", APART)]
+)
+def test_a_process_that_cannot_start_is_told_in_its_own_words(role, uses, tmp_path):
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SITE.format(role=role))
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", ""), os.getcwd()])
-    with script(tmp_path / "uses.py", USES, PYTHONPATH=path) as program:
+    with script(tmp_path / "uses.py", uses, PYTHONPATH=path) as program:
         assert program.finish() == 0, program.err
         assert "over" in program.out
         assert f"the {role} has no licence on this node" in program.out, program.out

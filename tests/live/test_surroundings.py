@@ -21,7 +21,7 @@ from tests.live.scripts import script
 pytestmark = pytest.mark.live
 
 #: Short, so that a test outlasts it.
-HEARTBEATS = Config(NodePool(LocalProvider()), heartbeat_period_s=0.2, heartbeat_timeout_s=1.0)
+HEARTBEATS = Config(NodePool(LocalProvider(own_process=True)), heartbeat_period_s=0.2, heartbeat_timeout_s=1.0)
 
 
 def test_a_busy_manager_is_not_lost_while_the_interchange_has_nothing_to_say():
@@ -156,7 +156,7 @@ def test_a_moment_without_room_for_another_process_ends_no_call(tmp_path: Path):
         patch.setenv("PYTHONPATH", path)
         with script(tmp_path / "program.py", FORK_FAILS, tmp_path, **environment) as program:
             program.wait_for("tries")
-            (log,) = Pool.below(program.pid).directory.glob("block-*.err")
+            log = Pool.below(program.pid).directory / "interchange.log"
             until(lambda: "no room for another worker" in log.read_text())
             assert psutil.pid_exists(program.pid)
             no_fork.unlink()
@@ -192,7 +192,7 @@ os.chdir(sys.argv[1])
 with HPCPoolExecutor(1) as pool:
     processes = Pool.of(pool)
     os.rmdir(sys.argv[1])
-    processes.manager.kill()
+    processes.fork_server.kill()
     assert pool.submit(pow, 2, 3).result(20) == 8
 with HPCPoolExecutor(1) as pool:
     assert pool.submit(pow, 2, 3).result(20) == 8

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hpcpool.errors import ConfigError
 from hpcpool.providers import BlockRequest, JobState, JobStatus, LocalProvider, SubmitError
 from hpcpool.providers.local import LocalDriver
 
@@ -292,11 +293,11 @@ class FullEpoll:
 
 @pytest.mark.live
 def test_a_job_that_cannot_be_watched_is_not_left_running(tmp_path):
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), psutil.Process().children()
     with contextlib.closing(LocalDriver(FullEpoll())) as driver:
         with pytest.raises(SubmitError, match=r"cannot watch .*: No space left on device"):
             driver.submit(python(tmp_path, "import signal; signal.pause()"))
-        assert psutil.Process().children() == []
+        assert psutil.Process().children() == children
         assert set(os.listdir("/proc/self/fd")) == before
 
 
@@ -415,11 +416,17 @@ def test_a_closed_driver_has_let_go_of_everything_and_still_tells_of_its_jobs(tm
 
 @pytest.mark.live
 def test_a_driver_that_is_used_for_long_keeps_no_descriptor_and_no_zombie(driver, tmp_path):
-    before = set(os.listdir("/proc/self/fd"))
+    before, children = set(os.listdir("/proc/self/fd")), psutil.Process().children()
     jobs = []
     for number in range(5):
         jobs.append(driver.submit(block(tmp_path, "true", block_id=f"b{number}")))
         assert ended(driver, jobs[-1]).state is JobState.ENDED
     assert len(set(jobs)) == 5
     assert set(os.listdir("/proc/self/fd")) == before
-    assert psutil.Process().children() == []
+    assert psutil.Process().children() == children
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_an_option_of_the_wrong_type_is_refused(value):
+    with pytest.raises(ConfigError, match=rf"own_process is {value!r}; valid: True or False"):
+        LocalProvider(own_process=value)

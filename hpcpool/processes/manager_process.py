@@ -1,0 +1,180 @@
+"""A manager as a process of its own, as on every node that is not the client's: stream, signals, heartbeats.
+
+When the interchange goes, or is silent for too long, it ends everything on the node and leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from hpcpool.processes import sessions
+from hpcpool.processes.census import is_client_gone
+from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
+from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.processes.manager import Manager
+from hpcpool.wire import run_directory
+from hpcpool.wire.messages import Heartbeat, MessageError, Welcome, deal_frames, encode, to_manager
+from hpcpool.wire.stream import Stream
+
+log = logging.getLogger(__name__)
+
+#: How long the interchange may take to answer the first message (seconds).
+_WELCOME_S = 60.0
+#: How long killed processes may take to vanish (seconds).
+_VANISH_S = 2.0
+
+
+def main(argv: list[str]) -> None:
+    """Serve a node: connection file, block, and two inherited descriptors (or -1).
+
+    They are the user's stderr and the census, which is open while any local process of the pool lives.
+    """
+    connection_file, block, user_stderr, census = argv
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_file_limit()
+    spare_the_collector()
+    sessions.adopt_orphans()
+    process = ManagerProcess(read_connection(connection_file), block, int(user_stderr), int(census))
+    signal.signal(signal.SIGTERM, lambda number, frame: process.leave_soon())
+    process.run()
+    sys.exit(1 if process.has_failed else 0)
+
+
+class ManagerProcess:
+    """Runs a manager on an event loop of its own, and connects it with the interchange."""
+
+    def __init__(self, connection: Connection, block: str, user_stderr: int, census: int) -> None:
+        self._block = block
+        self._run_directory = connection.directory
+        self._address = connection.addresses[0]
+        self._census = census
+        self._loop = EventLoop()
+        self._wake_read, wake_write = wake_up_pipe()
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        self._loop.add(self._wake_read, self._woken)
+        self._end = socket.socket(socket.AF_UNIX)
+        self._stream = Stream(self._end)
+        self._is_connected = False
+        self._is_full = False
+        self._leave_requested = False
+        self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
+        self._last_sent = self._last_heard = self._last_asked = self._last_look = time.monotonic()
+        self._manager = Manager(connection, block, user_stderr, census, self._loop, self._say)
+
+    @property
+    def has_failed(self) -> bool:
+        """True when it leaves because its node cannot go on."""
+        return self._manager.has_failed
+
+    def leave_soon(self) -> None:
+        """Ask the loop to leave; called from a signal handler."""
+        self._leave_requested = True
+
+    def run(self) -> None:
+        """Serve until told to stop; leaves nothing behind."""
+        try:
+            self._connect()
+            self._manager.step()
+            while not self._manager.is_over:
+                self._loop.wait(self._patience_s())
+                self._look_at_clock()
+                self._manager.step()
+        finally:
+            self._close()
+
+    def _connect(self) -> None:
+        self._end.setblocking(True)
+        self._end.connect(self._address)
+        self._end.setblocking(False)
+        self._is_connected = True
+        self._loop.add(self._stream, self._on_ready)
+
+    def _woken(self, events: int) -> None:
+        """A signal has come."""
+        os.read(self._wake_read, 4096)
+
+    # -- the stream --
+
+    def _say(self, messages: list[Any], frames: list[Any]) -> None:
+        if self._is_connected:
+            self._stream.send(encode(messages), frames)
+            self._last_sent = time.monotonic()
+            self._watch_stream()
+
+    def _watch_stream(self) -> None:
+        """Listen for room on the stream exactly while something waits for it."""
+        if self._stream.wants_to_write != self._is_full:
+            self._is_full = not self._is_full
+            self._loop.change(self._stream, READ | WRITE if self._is_full else READ)
+
+    def _on_ready(self, events: int) -> None:
+        if events & WRITE:
+            self._stream.flush()
+            self._watch_stream()
+        if events & READ:
+            self._hear()
+            if not self._stream.is_open:
+                self._loop.remove(self._stream)
+                self._is_connected = False
+                self._manager.interchange_ended()
+
+    def _hear(self) -> None:
+        try:
+            batches = [deal_frames(to_manager.decode(header), frames) for header, frames in self._stream.receive()]
+        except MessageError as error:
+            log.error("block=%s interchange sent a malformed message and is left: %s", self._block, error)
+            self._manager.leave(signal.SIGKILL)
+            return
+        for batch in batches:
+            self._last_heard = time.monotonic()
+            for message, _ in batch:
+                if type(message) is Welcome:
+                    self._take_rhythm(message)
+            self._manager.hear(batch)
+
+    def _take_rhythm(self, welcome: Welcome) -> None:
+        self._heartbeat_period_s = welcome.heartbeat_period_s
+        self._heartbeat_timeout_s = welcome.heartbeat_timeout_s
+
+    # -- time --
+
+    def _patience_s(self) -> float:
+        moments = [self._heartbeat_at, self._last_heard + self._heartbeat_timeout_s]
+        if (step_at := self._manager.step_at) is not None:
+            moments.append(step_at)
+        return max(0.0, min(moments) - time.monotonic())
+
+    @property
+    def _heartbeat_at(self) -> float:
+        """When to send a heartbeat: so that the interchange hears of us, and that we hear of it, busy as we may be."""
+        return min(self._last_sent, max(self._last_heard, self._last_asked)) + self._heartbeat_period_s
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        if now - self._last_look > 2 * self._heartbeat_period_s:
+            self._last_heard = now  # we have not been running ourselves (SIGSTOP, a frozen container)
+        self._last_look = now
+        if self._leave_requested:
+            self._leave_requested = False
+            self._manager.leave(signal.SIGKILL)
+        if now - self._last_heard > self._heartbeat_timeout_s:
+            log.error("block=%s interchange lost silent_s=%.1f", self._block, now - self._last_heard)
+            self._manager.leave(signal.SIGKILL)
+            self._last_heard = now
+        elif now >= self._heartbeat_at:
+            self._last_asked = now
+            self._say([Heartbeat()], [])
+
+    def _close(self) -> None:
+        self._manager.close()
+        sessions.kill_descendants(_VANISH_S)  # if the fork server was killed, what it had started has come to us
+        if not self._is_connected and is_client_gone(self._census):
+            run_directory.remove(self._run_directory)  # killed both of them: nobody else is left
+        self._stream.close()

@@ -39,6 +39,11 @@ def increment(number: int) -> int:
     return number + 1
 
 
+def add(first: int, second: int) -> int:
+    """A node of a tree."""
+    return first + second
+
+
 def pause(duration_s: float) -> None:
     """Take `duration_s`, to some microseconds, and almost no CPU: a call whose ideal duration is known exactly."""
     end = time.perf_counter() + duration_s

@@ -6,7 +6,7 @@ Every peer runs as it ships: no option is set but the number of workers, where i
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -30,8 +30,13 @@ class Peer(Protocol):
         """Wait for all and return their results in order."""
         ...
 
-    def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
-        """Call `fn` once for each item, one call a message, and return the results in order."""
+    @property
+    def chunksizes(self) -> Sequence[int | str]:
+        """What a user of `map` would try for short calls, to find the fastest."""
+        ...
+
+    def map(self, fn: Callable[..., Any], items: Iterable[Any], chunksize: Any = 1) -> list[Any]:
+        """Call `fn` once for each item, `chunksize` of them a call of the pool; return the results in order."""
         ...
 
     def bash(self, command: str) -> Any:
@@ -80,8 +85,10 @@ class ExecutorPeer:
         takes_futures: bool = False,
         bash: Callable[[str], Any] | None = None,
         put: Callable[[Any], Any] | None = None,
+        chunksizes: Sequence[int | str] = (30, 100, 300, 1000, 3000, 10_000),
     ) -> None:
         self._executor = executor
+        self.chunksizes = chunksizes
         self._bash = bash
         self.takes_futures = takes_futures
         self.put = put
@@ -92,8 +99,8 @@ class ExecutorPeer:
     def gather(self, futures: Iterable[Any]) -> list[Any]:
         return [future.result() for future in futures]
 
-    def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
-        return list(self._executor.map(fn, items, chunksize=1))
+    def map(self, fn: Callable[..., Any], items: Iterable[Any], chunksize: Any = 1) -> list[Any]:
+        return list(self._executor.map(fn, items, chunksize=chunksize))
 
     def bash(self, command: str) -> Any:
         return self._executor.submit(calls.run_bash, command) if self._bash is None else self._bash(command)
@@ -106,6 +113,8 @@ class DaskPeer:
     """A Dask client and its cluster. `pure=False`: by default equal calls are run only once."""
 
     takes_futures = True
+    #: It has no chunks; `batch_size`, how many go into one message, helps short calls.
+    chunksizes = (1, 1000)
 
     def __init__(self, cluster: Any, client: Any) -> None:
         self._cluster = cluster
@@ -118,8 +127,9 @@ class DaskPeer:
         # One request for all: a request for each future is several times slower, and nobody should do it.
         return list(self._client.gather(list(futures)))
 
-    def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
-        return self.gather(self._client.map(fn, list(items), pure=False))
+    def map(self, fn: Callable[..., Any], items: Iterable[Any], chunksize: Any = 1) -> list[Any]:
+        batch_size = None if chunksize == 1 else chunksize
+        return self.gather(self._client.map(fn, list(items), pure=False, batch_size=batch_size))
 
     def bash(self, command: str) -> Any:
         return self.submit(calls.run_bash, command)
@@ -136,7 +146,7 @@ def _open_hpcpool(workers: int, scratch: Path) -> Peer:
     from hpcpool import HPCPoolExecutor
 
     executor = HPCPoolExecutor(max_workers=workers)
-    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put)
+    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put, chunksizes=("auto",))
 
 
 def _open_processpool(workers: int, scratch: Path) -> Peer:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import machine, plan, report, table, trial
+from benchmarks import machine, plan, plot, report, table, trial
 from benchmarks.peers import BASELINE, PEERS
 from benchmarks.results import Failed, Result
 from benchmarks.works import WORKS
@@ -17,6 +17,9 @@ from benchmarks.works import WORKS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; return 1 if there is no peer or any trial failed."""
     options = _parser().parse_args(arguments)
+    if options.plot is not None and (reason := plot.why_not()):
+        _say(reason)
+        return 1
     peers = _usable(options.peers)
     if not peers:
         return 1
@@ -35,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(_footing(peers))
     if options.json is not None:
         options.json.write_text(report.render(results, works, peers, BASELINE, about))
+    if options.plot is not None:
+        plot.draw_peers(results, works, peers, BASELINE, options.plot)
     return 1 if any(isinstance(result.outcome, Failed) for result in results) else 0
 
 
@@ -49,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_positive, default=2, help="workers of each pool (default 2)")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds for one subprocess (default 60)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every round, as JSON, to this file")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw the comparison (PNG, SVG or PDF)")
     parser.add_argument(
         "--quick", action="store_true", help="one round of few calls: shows that it works, not how fast"
     )

@@ -107,6 +107,18 @@ def no_op_map(setting: Setting) -> dict[str, float]:
     return {"map": setting.size / elapsed_s}
 
 
+def tuned_map(setting: Setting) -> dict[str, float]:
+    """The same with whatever chunksize is the fastest."""
+    with warm_peer(setting) as peer:
+        elapsed_s = min(_timed(lambda size=size: _map_all(peer, setting.size, size)) for size in peer.chunksizes)
+    return {"tuned_map": setting.size / elapsed_s}
+
+
+def _map_all(peer: Peer, count: int, chunksize: int | str) -> None:
+    results = peer.map(calls.echo, range(count), chunksize)
+    _check(results == list(range(count)), "map returned other results than expected")
+
+
 def calls_of_10_ms(setting: Setting) -> dict[str, float]:
     return {"calls_10_ms": _pauses(setting, 0.010)}
 
@@ -205,6 +217,24 @@ def _chain_of_results(peer: Peer, links: int) -> int:
     return number
 
 
+def tree(setting: Setting) -> dict[str, float]:
+    """A sum of ones, two at a time; a peer without dependencies waits for each level at the client."""
+    leaves = (setting.size + 1) // 2
+    with warm_peer(setting) as peer:
+        elapsed_s = _timed(lambda: _check(_sum_of_ones(peer, leaves) == leaves, "the tree lost a leaf"))
+    return {"tree": (2 * leaves - 1) / elapsed_s}
+
+
+def _sum_of_ones(peer: Peer, leaves: int) -> int:
+    level = [peer.submit(calls.echo, 1) for _ in range(leaves)]
+    while len(level) > 1:
+        values = level if peer.takes_futures else peer.gather(level)
+        pairs = zip(values[::2], values[1::2], strict=False)
+        odd = level[len(level) - len(level) % 2 :]
+        level = [peer.submit(calls.add, first, second) for first, second in pairs] + odd
+    return int(peer.gather(level)[0])
+
+
 def bash_true(setting: Setting) -> dict[str, float]:
     """The command `true`, run by bash, all submitted at once."""
     with warm_peer(setting) as peer:
@@ -280,6 +310,12 @@ WORKS = {
             no_op_map,
         ),
         Work(
+            "tuned",
+            Sizes(fast=200_000, slow=5_000, quick=200),
+            (_rate("tuned_map", "no-op map, best chunksize"),),
+            tuned_map,
+        ),
+        Work(
             "calls10ms",
             Sizes(fast=400, slow=400, quick=40),
             (_rate("calls_10_ms", "10 ms calls, fraction of ideal", Unit.FRACTION),),
@@ -317,6 +353,12 @@ WORKS = {
             Sizes(fast=1000, slow=1000, quick=50),
             (_seconds("chain", "chain of dependent calls, per link"),),
             chain,
+        ),
+        Work(
+            "tree",
+            Sizes(fast=100_000, slow=2_000, quick=50),
+            (_rate("tree", "tree of dependent calls"),),
+            tree,
         ),
         Work(
             "bash",

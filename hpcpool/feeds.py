@@ -32,6 +32,8 @@ _WINDOW_LEAST = 1024
 #: A chunk of measured size should run for so long (seconds): far more than it costs to send.
 _CHUNK_S = 0.01
 _LARGEST_CHUNK = 65536
+#: Towards the end of the input chunks become smaller, so that all workers end together; not below this (seconds).
+_LEAST_CHUNK_S = 0.001
 #: With measured chunks so many are on the way for each worker: enough to hide the way, few enough to go on measuring.
 _AUTO_CHUNKS_PER_WORKER = 3
 
@@ -65,6 +67,8 @@ class Source:
         self._calls = calls
         self.is_measured = chunksize == "auto"
         self.size = 1 if chunksize == "auto" else chunksize
+        #: Fewer items are not worth a task.
+        self._least = 1
         self.is_chunked = chunksize != 1
         self._bar = bar
 
@@ -101,7 +105,13 @@ class Source:
             return
         item_s = max((info.ended_at - info.started_at) / items, 1e-7)
         # At most eight times the last size: one lucky measurement must not make one chunk of everything.
-        self.size = max(1, min(int(_CHUNK_S / item_s), items * 8, _LARGEST_CHUNK))
+        most = min(items * 8, _LARGEST_CHUNK)
+        self.size = max(1, min(int(_CHUNK_S / item_s), most))
+        self._least = max(1, min(int(_LEAST_CHUNK_S / item_s), most))
+
+    def leave(self, shares: int, left: int) -> None:
+        """Take no more than one of so many shares of what is left, if that is worth a task."""
+        self.size = max(self._least, min(self.size, left // shares))
 
 
 class Feed:
@@ -267,8 +277,7 @@ class Threaded(Feed):
             while self._wait_for_room():
                 if self._total is not None and self.source.is_measured:
                     # Of a known length leave enough chunks that all workers end at about the same time.
-                    left = self._total - self._submitted_items
-                    self.source.size = max(1, min(self.source.size, left // (self._workers * 4) or 1))
+                    self.source.leave(self._workers * 4, self._total - self._submitted_items)
                 if not self._submit_one():
                     return
         except BaseException as error:  # noqa: BLE001 - the user's input may raise anything; the consumer sees it

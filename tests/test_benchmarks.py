@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import uuid
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import plan, processes, report, table, trial
+from benchmarks import plan, plot, processes, report, scale, table, trial
 from benchmarks.metrics import Better, Metric, Unit, gain, percentile
 from benchmarks.plan import Trial
 from benchmarks.results import Failed, Measured, Result, failures, median
@@ -214,6 +215,7 @@ class HerePeer:
     def __init__(self, *, takes_futures: bool, spoil: Callable[[Any], Any] = lambda result: result) -> None:
         self.takes_futures = takes_futures
         self.put = (lambda value: value) if takes_futures else None
+        self.chunksizes = (1, 10)
         self.is_closed = False
         self._spoil = spoil
 
@@ -223,7 +225,7 @@ class HerePeer:
     def gather(self, futures: Iterable[Any]) -> list[Any]:
         return list(futures)
 
-    def map(self, fn: Callable[..., Any], items: Iterable[Any]) -> list[Any]:
+    def map(self, fn: Callable[..., Any], items: Iterable[Any], chunksize: int = 1) -> list[Any]:
         return [self.submit(fn, item) for item in items]
 
     def bash(self, command: str) -> Any:
@@ -282,6 +284,44 @@ def test_a_pool_that_answers_wrongly_has_no_figure(name: str, spoil: Callable[[A
 def test_no_two_rows_share_a_key() -> None:
     keys = Counter(metric.key for work in WORKS.values() for metric in work.metrics)
     assert set(keys.values()) == {1}
+
+
+# Pictures
+
+
+PNG = b"\x89PNG"
+
+
+def test_the_picture_of_the_comparison(tmp_path: Path) -> None:
+    results = [measured("base", 0, 0.002, 1000.0), measured("other", 0, 0.001, 500.0), failed("dead", 0, "it broke")]
+    plot.draw_peers(results, [WORK], ["base", "other", "dead"], "base", tmp_path / "peers.png")
+    assert (tmp_path / "peers.png").read_bytes().startswith(PNG)
+    assert plot._gains(results, TRIP, ["base", "other", "dead"], "base") == {"other": 2.0}
+    assert plot._gains(results, TRIP, ["base", "other"], "absent") == {}
+
+
+# Many nodes
+
+
+def test_a_limit_of_open_files_is_named_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (200, 300))
+    assert scale.main(["--managers", "1", "4096"]) == 1
+    assert "4096 managers need 4196 open files" in capsys.readouterr().err
+
+
+@pytest.mark.live
+def test_simulated_managers_serve_a_real_executor(tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"scale.{kind}" for kind in ("json", "png")}
+    command = [sys.executable, "-m", "benchmarks.scale", "--managers", "1", "20", "--tasks", "500", "--rounds", "1"]
+    command += ["--idle", "0.1", "--json", str(files["json"]), "--plot", str(files["png"])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(files["json"].read_text())["figures"]
+    assert [(one["managers"], one["slots"], one["tasks"]) for one in figures] == [(1, 64, 500), (20, 1280, 500)]
+    assert all(one["tasks_per_s"] > 0 for one in figures)
+    assert files["png"].read_bytes().startswith(PNG)
 
 
 # The whole

@@ -72,6 +72,11 @@ class _Manager:
 _STALE_LIMIT = 1024
 
 
+#: A burst of tasks is spread over so many managers at most: to spread it over thousands would take a message for each
+#: task. The next burst goes to the next managers.
+_SPREAD = 32
+
+
 class Scheduler:
     """The tasks of one client and the managers that run them."""
 
@@ -239,7 +244,7 @@ class Scheduler:
     # -- decisions --
 
     def dispatch(self) -> list[Batch]:
-        """Lease queued tasks: first to free slots, evenly, then ahead."""
+        """Lease queued tasks: first to free slots, evenly over some managers at a time, then ahead."""
         batches: dict[bytes, list[int]] = {}
         self._serve(self._free, batches, ahead=False)
         self._serve(self._ahead, batches, ahead=True)
@@ -266,7 +271,7 @@ class Scheduler:
 
     def _serve(self, managers: OrderedDict[bytes, None], batches: dict[bytes, list[int]], *, ahead: bool) -> None:
         while self._queued and managers:
-            for turns_left in range(len(managers), 0, -1):
+            for turns_left in range(min(len(managers), _SPREAD), 0, -1):
                 self._lease_to(managers.popitem(last=False)[0], -(-self._queued // turns_left), batches, ahead=ahead)
                 if not self._queued:
                     return

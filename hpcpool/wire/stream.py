@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -48,7 +49,6 @@ class Stream:
         self._last_word: bytes | None = None
         self._taken: list[int] = []
         self._buffer = bytearray()
-        self._scratch = memoryview(bytearray(_READ_BYTES))
         #: A message whose header is here, but not all of its frames.
         self._partial: _Partial | None = None
         self.is_open = True
@@ -138,6 +138,7 @@ class Stream:
         Raises `MessageError` if what comes is no message, or announces more than there is memory for.
         """
         messages: list[Message] = []
+        scratch = _scratch()
         while self.is_open:
             partial = self._partial
             try:
@@ -145,25 +146,21 @@ class Stream:
                     self.is_open = partial.read_from(self._socket)
                     size = 0
                 else:
-                    size = self._socket.recv_into(self._scratch)
+                    size = self._socket.recv_into(scratch)
                     self.is_open = size > 0
             except BlockingIOError:
                 break
             except ConnectionResetError:
                 self.is_open = False
                 break
-            if not self._buffer and partial is None and self._is_one_small_message(size):
-                messages.append((bytes(self._scratch[_SIZES.size : size]), []))
+            if not self._buffer and partial is None and _is_one_small_message(scratch, size):
+                messages.append((bytes(scratch[_SIZES.size : size]), []))
                 break
-            self._buffer += self._scratch[:size]
+            self._buffer += scratch[:size]
             messages.extend(self._cut())
             if 0 < size < _READ_BYTES // 2 and self._partial is None:
                 break  # there was no more: the next read would only say so
         return messages
-
-    def _is_one_small_message(self, size: int) -> bool:
-        """Say whether what was just read is one whole message without frames: the usual case when little happens."""
-        return _SIZES.size <= size < _READ_BYTES and _SIZES.unpack_from(self._scratch) == (size - _SIZES.size, 0)
 
     def close(self) -> None:
         """Close this end."""
@@ -198,6 +195,22 @@ class Stream:
             done, self._partial = self._partial, None
             yield done.header, list(done.frames)
         del buffer[:position]
+
+
+_of_thread = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Return this thread's memory to read into: a process may have thousands of streams."""
+    scratch: memoryview | None = getattr(_of_thread, "scratch", None)
+    if scratch is None:
+        scratch = _of_thread.scratch = memoryview(bytearray(_READ_BYTES))
+    return scratch
+
+
+def _is_one_small_message(data: memoryview, size: int) -> bool:
+    """Say whether what was just read is one whole message without frames: the usual case when little happens."""
+    return _SIZES.size <= size < _READ_BYTES and _SIZES.unpack_from(data) == (size - _SIZES.size, 0)
 
 
 def _partial(header: bytes, sizes: list[int]) -> _Partial:

@@ -56,6 +56,19 @@ def test_tasks_are_spread_evenly_over_free_slots():
     assert {name: len(tasks) for name, tasks in leases(made).items()} == {A: 2, B: 2, C: 2}
 
 
+def test_a_burst_is_spread_over_some_of_many_managers_and_the_next_over_others():
+    made = Scheduler(3, True)
+    for number in range(1000):
+        made.manager_joined(b"%d" % number, 64, 100)
+    submit(made, *range(256))
+    first = leases(made)
+    assert {len(tasks) for tasks in first.values()} == {8}
+    submit(made, *range(256, 512))
+    second = leases(made)
+    assert {len(tasks) for tasks in second.values()} == {8}
+    assert not first.keys() & second.keys()
+
+
 def test_nothing_goes_ahead_while_a_slot_is_free_elsewhere():
     made = scheduler(a=(1, 100), b=(3, 100))
     submit(made, *range(4))
@@ -431,7 +444,7 @@ def cost_of_a_task(managers: int) -> int:
 
 
 def test_a_task_costs_the_same_however_many_managers_there_are():
-    assert cost_of_a_task(400) == cost_of_a_task(40)
+    assert cost_of_a_task(640) == cost_of_a_task(64)
 
 
 # -- anything

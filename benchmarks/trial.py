@@ -101,9 +101,12 @@ def _last_line(text: str) -> str:
 
 
 def _environment(mark: str) -> dict[str, str]:
-    """Workers import the calls by name, and Parsl starts its own scripts by name, virtual environment active or not."""
+    """Workers import the calls by name, and Parsl starts its own scripts by name, virtual environment active or not.
+
+    Modules are compiled once, as where they are installed, whatever this environment says.
+    """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
         "PYTHONPATH": _first_on_path(str(ROOT), "PYTHONPATH"),
         "PATH": _first_on_path(str(Path(sys.executable).parent), "PATH"),
         processes.MARK_VARIABLE: mark,

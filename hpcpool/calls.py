@@ -8,12 +8,12 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from hpcpool import current, joining, mapping
-from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
 
 if TYPE_CHECKING:
+    from hpcpool.bash import BashResult
     from hpcpool.executor import HPCPoolExecutor
     from hpcpool.view import ExecutorView
 
@@ -265,6 +265,9 @@ class Calls(Executor):
             ...     pool.bash("echo {text}", text="it's here").result().stdout
             "it's here\\n"
         """
+        # Not imported with the package: a tenth of that time, and many programs run no commands.
+        from hpcpool.bash import BashCommand, run_bash
+
         call = BashCommand.of(
             command,
             stdout=stdout,

@@ -16,7 +16,6 @@ This leans on private parts of cloudpickle (`_dynamic_function_reduce`, `_dynami
 
 from __future__ import annotations
 
-import hashlib
 import io
 import sys
 import types
@@ -163,6 +162,8 @@ class _TokenPickler(Pickler):
 
 def _token(value: Any) -> bytes:
     """Return a digest of a global's content; b"" if it cannot be pickled (pickling the function will say so)."""
+    import hashlib  # as in `wire.functions`
+
     file = io.BytesIO()
     try:
         _TokenPickler(file, 5).dump(value)

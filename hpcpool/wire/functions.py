@@ -8,7 +8,6 @@ submit and recognised by its hash, so a changed function is always sent anew.
 from __future__ import annotations
 
 import functools
-import hashlib
 import pickle
 import types
 import weakref
@@ -88,6 +87,8 @@ class FunctionCache:
             previous: Blob | None = entry.blob
         else:
             previous = None
+        import hashlib  # loads OpenSSL, which takes longer than all of this package: only when it is needed
+
         # Before the pickle: what another thread changes meanwhile is seen next time.
         fingerprint = Fingerprint(function)
         data = payload.dumps_by_value(function)

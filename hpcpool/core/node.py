@@ -331,6 +331,7 @@ class Node:
             self._list(worker)
         else:
             self._behind += 1
+            self._tick_by(worker.since + LONG_TASK_S)
         if self._max_served is not None:
             self._look_at_usability(worker)
 
@@ -403,12 +404,15 @@ class Node:
     def _now_runs(self, worker: _Worker, now: float) -> None:
         worker.since = now
         worker.reported = False
-        if self._tick_at is None or now + LONG_TASK_S < self._tick_at:
-            self._tick_at = now + LONG_TASK_S
+        self._tick_by(self._next_look(worker))
         if self._timeouts:
             timeout_s = self._timeouts.get(worker.given[0])
             if timeout_s is not None:
                 self._tick_by(now + timeout_s)
+
+    def _next_look(self, worker: _Worker) -> float:
+        """When the running task will be long, if that matters to a task behind it, or worth a report."""
+        return worker.since + (LONG_TASK_S if len(worker.given) > 1 else STARTED_AFTER_S)
 
     def _tick_by(self, moment: float) -> None:
         if self._tick_at is None or moment < self._tick_at:
@@ -422,7 +426,7 @@ class Node:
                 return self._end(worker, End.TIMED_OUT)
             self._tick_by(since + timeout_s)
         if now < since + LONG_TASK_S:
-            self._tick_by(since + LONG_TASK_S)
+            self._tick_by(self._next_look(worker))
             return []
         orders: list[Order] = [TakeBack(worker.number)] if len(worker.given) > 1 else []
         if now < since + STARTED_AFTER_S:

@@ -107,6 +107,21 @@ def test_an_outcome_that_nobody_can_have_sent_is_not_wanted():
 # -- long tasks
 
 
+def test_a_task_that_nobody_waits_behind_is_looked_at_when_it_is_worth_a_report():
+    node = ready_node(1)
+    arrive(node, 1, now=5.0)
+    assert node.tick_at == pytest.approx(5.02)
+
+
+def test_a_task_that_comes_behind_a_running_one_is_not_forgotten_there():
+    node = ready_node(1, mean_s=0.001)
+    arrive(node, 1, now=5.0)
+    assert node.tick_at == pytest.approx(5.02)
+    assert arrive(node, 2, now=5.005) == [Give(1, 2)]
+    assert node.tick_at == pytest.approx(5.01)
+    assert node.tick(5.01) == [TakeBack(1)]
+
+
 def test_what_waits_behind_a_task_that_turns_out_long_is_taken_back():
     node = ready_node(1, mean_s=0.001)
     assert len(arrive(node, 1, 2, 3, now=5.0)) == 3
@@ -239,7 +254,7 @@ def test_a_timed_out_task_that_its_worker_never_read_runs_elsewhere():
     assert node.tick(0.5) == [EndWorker(1)]
     assert node.worker_ended(1, [1], 0.6) == [StartWorker(2)]
     assert node.worker_ready(2, 0.7) == [Give(2, 1)]
-    assert node.tick_at == pytest.approx(0.71)
+    assert node.tick_at == pytest.approx(0.72)
     assert node.tick(1.21) == [EndWorker(2)]
 
 

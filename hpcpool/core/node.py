@@ -30,7 +30,7 @@ from hpcpool.core.pace import node_depth, worker_depth
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
 #: With a task that has run for so long, no unstarted one stays (seconds).
-LONG_TASK_S = 0.01
+LONG_TASK_S = 0.015
 #: A look at the running tasks goes through all workers, so the next comes no sooner than this (seconds) for each.
 TICK_S_PER_WORKER = 1e-5
 #: Moving work between workers costs some tens of microseconds: less work than this (seconds) is not worth it.

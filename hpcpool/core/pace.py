@@ -8,6 +8,9 @@ from __future__ import annotations
 
 #: How much measured work a worker holds in advance (seconds), to hide the way to the manager and back.
 WORKER_AHEAD_S = 0.002
+#: Tasks up to this length (seconds) have one task behind them: it costs less than the wait for the next one's way, and
+#: when they turn out to be long, it is taken back.
+ONE_AHEAD_S = 0.012
 #: The same for a node and the way to the interchange.
 NODE_AHEAD_S = 0.01
 #: At most so many tasks ahead for a worker, and for each slot of a node.
@@ -23,7 +26,8 @@ def worker_depth(mean_s: float | None) -> int:
     """Return how many tasks a worker may hold, the running one included; None: no task has been measured."""
     if mean_s is None:
         return 1
-    return 1 + min(WORKER_AHEAD_LIMIT, int(WORKER_AHEAD_S / max(mean_s, _SHORTEST_S)))
+    ahead = min(WORKER_AHEAD_LIMIT, int(WORKER_AHEAD_S / max(mean_s, _SHORTEST_S)))
+    return 1 + (ahead or int(mean_s <= ONE_AHEAD_S))
 
 
 def node_depth(mean_s: float | None) -> int:

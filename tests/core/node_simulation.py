@@ -27,7 +27,7 @@ from hpcpool.core.orders import (
 )
 
 #: As promised by the node (seconds); written here again, so that a change of the promise is a change of the tests.
-LONG_S, STARTED_S = 0.01, 0.02
+LONG_S, STARTED_S = 0.015, 0.02
 #: The longest that anything but a start or an end takes to arrive.
 DELAY_S = 0.0003
 #: How much later than promised something may happen: what is late by a delay at both ends.

@@ -64,6 +64,9 @@ class HostedDriver:
     def watch_fd(self) -> int | None:
         return None if self._is_closed else self._wake[0]
 
+    def block_dir(self, block_id: str) -> str:
+        raise NotImplementedError("a block in the interchange's own process needs no files")
+
     def submit(self, request: BlockRequest) -> str:
         job = request.block_id
         self._running.add(job)

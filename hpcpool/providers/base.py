@@ -60,6 +60,8 @@ class JobStatus:
     reason: str = ""
     #: The last lines that the job wrote to its stderr, once it is over and where they can be read; may be empty.
     stderr_tail: str = ""
+    #: When the batch system will end the job (seconds since the epoch); None: not started, no limit, or not told.
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,18 @@ class BlockRequest:
     #: Descriptors are given only to a driver that `is_local`.
     stdout: str | int
     stderr: str | int
+    #: Shell lines that run on the first node and return when the block is over: they prepare the node, and start
+    #: `command` on each node. Empty: run `command` itself (one node, nothing to prepare).
+    script: str = ""
+    #: What the nodes must be able to read before `command` starts: name and content. The driver keeps them, readable by
+    #: the user alone, in `Driver.block_dir`.
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    #: How long the block may last (seconds); None: as the provider's own options say.
+    walltime_s: float | None = None
+    #: What each node must have: cores and bytes of memory for all of its workers, accelerators; 0: do not ask for any.
+    cores_per_node: int = 0
+    memory_per_node: int = 0
+    gpus_per_node: int = 0
     #: Added to the environment that the driver runs in (on a cluster: to the environment of the job).
     env: Mapping[str, str] = field(default_factory=dict)
     #: Open descriptors that the command inherits under the same numbers. Empty unless the driver `is_local`.
@@ -105,6 +119,9 @@ class Driver(Protocol):
     @property
     def is_local(self) -> bool:
         """True when blocks are processes of this host, which can inherit descriptors and reach its local sockets."""
+
+    def block_dir(self, block_id: str) -> str:
+        """Return where the files of a block are (see `BlockRequest.files`), as its nodes see it; an absolute path."""
 
     def submit(self, request: BlockRequest) -> str:
         """Ask for a block and return its job id, which is unique within the run.

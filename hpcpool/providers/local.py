@@ -57,8 +57,8 @@ class LocalProvider:
         return f"LocalProvider({'own_process=True' if self.own_process else ''})"
 
     def open(self, run_dir: str) -> LocalDriver:
-        """Make the driver; it keeps no files, so `run_dir` is not used."""
-        return LocalDriver(_new_epoll())
+        """Make the driver; a block's files are below `run_dir`."""
+        return LocalDriver(_new_epoll(), run_dir)
 
 
 class LocalDriver:
@@ -66,13 +66,15 @@ class LocalDriver:
 
     Args:
         epoll: gets a pidfd of each job and becomes `watch_fd`; the driver closes it. None: `status` must be polled.
+        run_dir: where the files of blocks are kept, in a folder for each block.
     """
 
     poll_interval_s = _POLL_INTERVAL_S
     is_local = True
 
-    def __init__(self, epoll: select.epoll | None) -> None:
+    def __init__(self, epoll: select.epoll | None, run_dir: str) -> None:
         self._epoll = epoll
+        self._run_dir = run_dir
         self._is_closed = False
         #: Jobs that have not been reaped, by job id; never also in `_over`.
         self._running: dict[str, _Job] = {}
@@ -83,11 +85,16 @@ class LocalDriver:
     def watch_fd(self) -> int | None:
         return None if self._epoll is None or self._epoll.closed else self._epoll.fileno()
 
+    def block_dir(self, block_id: str) -> str:
+        return os.path.join(self._run_dir, f"block-{block_id}")
+
     def submit(self, request: BlockRequest) -> str:
         if self._is_closed:
             raise RuntimeError("this driver has been closed")
         if request.nodes != 1:
             raise SubmitError(f"block {request.block_id} asks for {request.nodes} nodes, this machine is one")
+        if request.files:
+            _keep_files(self.block_dir(request.block_id), request.files)
         job = _start(request)
         if self._epoll is not None:
             self._watch(job, self._epoll)
@@ -191,13 +198,25 @@ def _new_epoll() -> select.epoll | None:
     return select.epoll()
 
 
+def _keep_files(folder: str, files: Mapping[str, bytes]) -> None:
+    """Write the files of a block where only the user can read them."""
+    try:
+        os.mkdir(folder, 0o700)
+        for name, content in files.items():
+            with open(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(content)
+    except OSError as error:
+        raise SubmitError(f"cannot keep the files of a block in {folder}: {error}") from error
+
+
 def _start(request: BlockRequest) -> _Job:
     """Start the manager in a session of its own."""
+    command = ("/bin/bash", "-c", request.script) if request.script else request.command
     try:
         with _output(request.stdout) as stdout, _output(request.stderr) as stderr:
             stderr_start = os.fstat(stderr).st_size
             process = subprocess.Popen(
-                request.command,
+                command,
                 cwd=request.cwd,
                 env={**os.environ, **request.env},
                 stdin=subprocess.DEVNULL,
@@ -207,7 +226,7 @@ def _start(request: BlockRequest) -> _Job:
                 start_new_session=True,
             )
     except OSError as error:
-        raise SubmitError(f"cannot start {' '.join(request.command)} in {request.cwd}: {error}") from error
+        raise SubmitError(f"cannot start {' '.join(command)} in {request.cwd}: {error}") from error
     return _Job(request, process, stderr_start)
 
 

@@ -31,6 +31,9 @@ class PaperDriver:
     room: int
     states: dict[str, JobState] = field(default_factory=dict)
 
+    def block_dir(self, block_id: str) -> str:
+        return f"/paper/{block_id}"
+
     def submit(self, request: BlockRequest) -> str:
         if len(self.states) >= self.room:
             raise SubmitError("the page is full")

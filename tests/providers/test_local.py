@@ -29,7 +29,7 @@ DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WAITS
 @pytest.fixture(params=["watched", "polled"])
 def driver(request, tmp_path) -> Iterator[LocalDriver]:
     """The driver as it is here, and as it is where there are no pidfds."""
-    made = LocalProvider().open(str(tmp_path)) if request.param == "watched" else LocalDriver(None)
+    made = LocalProvider().open(str(tmp_path)) if request.param == "watched" else LocalDriver(None, str(tmp_path))
     with contextlib.closing(made):
         yield made
 
@@ -249,7 +249,7 @@ def test_the_pid_of_a_job_stays_taken_until_status_clears_up_behind_it(driver, t
 
 
 def test_without_pidfds_there_is_nothing_to_watch():
-    with contextlib.closing(LocalDriver(None)) as driver:
+    with contextlib.closing(LocalDriver(None, "/nowhere")) as driver:
         assert driver.watch_fd is None
         assert 0 < driver.poll_interval_s < 1, "the death of a manager must be known within 2 s"
 
@@ -294,7 +294,7 @@ class FullEpoll:
 @pytest.mark.live
 def test_a_job_that_cannot_be_watched_is_not_left_running(tmp_path):
     before, children = set(os.listdir("/proc/self/fd")), psutil.Process().children()
-    with contextlib.closing(LocalDriver(FullEpoll())) as driver:
+    with contextlib.closing(LocalDriver(FullEpoll(), "/nowhere")) as driver:
         with pytest.raises(SubmitError, match=r"cannot watch .*: No space left on device"):
             driver.submit(python(tmp_path, "import signal; signal.pause()"))
         assert psutil.Process().children() == children
@@ -430,3 +430,25 @@ def test_a_driver_that_is_used_for_long_keeps_no_descriptor_and_no_zombie(driver
 def test_an_option_of_the_wrong_type_is_refused(value):
     with pytest.raises(ConfigError, match=rf"own_process is {value!r}; valid: True or False"):
         LocalProvider(own_process=value)
+
+
+def test_the_files_of_a_block_are_there_before_it_starts_and_only_for_the_user(driver, tmp_path):
+    name = os.path.join(driver.block_dir("b1"), "secret")
+    code = f"import os; print(open({name!r}).read(), oct(os.stat({name!r}).st_mode & 0o777))"
+    job = driver.submit(python(tmp_path, code, files={"secret": b"word"}))
+    assert ended(driver, job).exit_code == 0
+    assert (tmp_path / "out").read_text() == "word 0o600\n"
+
+
+def test_a_block_whose_files_cannot_be_kept_is_refused(tmp_path):
+    with (
+        contextlib.closing(LocalDriver(None, str(tmp_path / "gone"))) as driver,
+        pytest.raises(SubmitError, match="cannot keep the files of a block"),
+    ):
+        driver.submit(python(tmp_path, "", files={"secret": b"word"}))
+
+
+def test_a_block_with_a_script_runs_that_instead_of_its_command(driver, tmp_path):
+    job = driver.submit(python(tmp_path, "print('command')", script="echo script $0"))
+    assert ended(driver, job).exit_code == 0
+    assert (tmp_path / "out").read_text() == "script /bin/bash\n"

@@ -1,0 +1,76 @@
+"""What all batch systems have in common, as values: a job to ask for, and what a system must know about its commands.
+
+Pure: text and argv in, text and values out. `batch_driver` runs the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from hpcpool.providers.base import JobStatus
+from hpcpool.providers.commands import CommandResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """One job, in the words that all batch systems share."""
+
+    #: Good for a job name everywhere: letters, digits, '-' and '_', the first a letter.
+    name: str
+    #: At least 1.
+    nodes: int
+    #: The shell lines that the job runs on its first node.
+    body: str
+    #: Absolute paths, as the nodes see them: the working directory, and the files for what the job prints.
+    cwd: str
+    stdout: str
+    stderr: str
+    #: Seconds; None: the batch system's default.
+    walltime_s: float | None
+    #: For each node; 0: not asked for. Memory in bytes.
+    cores_per_node: int = 0
+    memory_per_node: int = 0
+    gpus_per_node: int = 0
+
+
+class BatchSystem(Protocol):
+    """One batch system with its options: the script, the commands and what their outputs mean. Holds no state.
+
+    No method raises for what a command printed, but `parse_submit`: what cannot be understood is `JobState.UNKNOWN`.
+    """
+
+    def script(self, job: JobRequest) -> str:
+        """Return the whole job script."""
+
+    def submit_command(self, script_path: str) -> tuple[str, ...]:
+        """Return the command that submits a script."""
+
+    def parse_submit(self, result: CommandResult) -> str:
+        """Return the job's id.
+
+        Raises:
+            SubmitError: it was refused; in the batch system's words, with what to do where that is known.
+        """
+
+    def status_command(self, job_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return one command that tells about all of these jobs."""
+
+    def parse_status(self, job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
+        """Return the states of the jobs that the command told about; those it did not name are left out.
+
+        If the command failed as a whole, all of them are `JobState.UNKNOWN` with its words.
+        """
+
+    def history_command(self, job_ids: Sequence[str]) -> tuple[str, ...] | None:
+        """Return a command that tells how jobs ended that `status_command` does not name any more; None: there is none.
+
+        Then a job that is not named has ended, and nothing more is known.
+        """
+
+    def parse_history(self, job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
+        """As `parse_status`. A job that is not named here either has ended."""
+
+    def cancel_command(self, job_ids: Sequence[str], *, force: bool) -> tuple[str, ...]:
+        """Return the command that ends jobs; with `force`, the one for jobs that have not ended when asked."""

@@ -30,6 +30,7 @@ CONFIGS = [
     Config(NodePool(name="a-1_b.c", init_blocks=2, min_blocks=1, max_blocks=3), NodePool(name="other", init_blocks=0)),
     Config(heartbeat_period_s=0.5, heartbeat_timeout_s=2, crash_limit=2, loss_limit=0, rerun_lost=False),
     Config(start_failure_limit=1, start_timeout_s=1e9, start_warning_s=0.1, run_dir="/scratch/ä b"),
+    Config(addresses=["login1.cluster", "10.0.0.1", "[fe00::1]"], ports="50000-50100"),
 ]
 
 
@@ -155,11 +156,25 @@ def test_a_relative_run_dir_stays_where_it_is_when_the_program_goes_elsewhere(mo
     assert Config(run_dir="~/runs").run_dir == "/home/ada/runs"
 
 
+@pytest.mark.parametrize(
+    ("given", "ports"),
+    [(0, (0, 0)), (5000, (5000, 5000)), ("5000", (5000, 5000)), ("5000-5010", (5000, 5010)), ([1, 2], (1, 2))],
+)
+def test_ports_are_a_number_a_range_in_words_or_two_numbers(given, ports):
+    assert Config(ports=given).ports == ports
+
+
+def test_one_address_needs_no_list():
+    assert Config(addresses="login1").addresses == ("login1",)
+
+
 COUNT_FROM_1 = ("from 1 to 1000000", [0, -1, MANY + 1, 10**30, 1.0, math.nan, "1", True, [1], b"1"])
 COUNT_FROM_0 = ("from 0 to 1000000", [-1, MANY + 1, 0.0, "0", False])
 SECONDS = ("a number of seconds above 0", [0, -1, 0.0, math.inf, math.nan, 10**400, "5", True, None, [5], 1j])
 NAME = ("up to 64 letters", ["", "a/b", "a b", "-a", ".a", "ä", "a" * 65, "a\n", b"a", 3, None])
 FOLDER = ("the path of a folder, or None", ["", "a\0b", b"/scratch", 3, True, ["/scratch"], "/scratch/\udcff"])
+ADDRESSES = ("host names or IP addresses (IPv6 in brackets), or None", [(), "", "a b", ("a", 1), 3, "fe00::1", b"a"])
+PORTS = ("a port, or a range", [-1, 65536, "a", "5-1", "1-2-3", (1,), (0, 5), 1.5, None, True, [1, 2, 3], b"1"])
 NONE = ("", [None])
 
 BAD_VALUES = [
@@ -170,6 +185,7 @@ BAD_VALUES = [
     (Config, {"crash_limit": COUNT_FROM_1, "start_failure_limit": COUNT_FROM_1, "loss_limit": COUNT_FROM_0}),
     (Config, {"heartbeat_period_s": SECONDS, "heartbeat_timeout_s": SECONDS}),
     (Config, {"start_timeout_s": SECONDS, "start_warning_s": SECONDS, "run_dir": FOLDER}),
+    (Config, {"addresses": ADDRESSES, "ports": PORTS}),
     (Config, {"rerun_lost": ("true or false", [0, 1, "yes", None])}),
 ]
 
@@ -517,6 +533,8 @@ def test_plain_data_has_every_option_and_the_kind_of_each_provider():
         "start_timeout_s": 120.0,
         "start_warning_s": 30.0,
         "run_dir": None,
+        "addresses": None,
+        "ports": [0, 0],
     }
 
 

@@ -99,6 +99,30 @@ def _folder(value: Any) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
+#: A name, an IPv4 address, or an IPv6 address in brackets.
+_ADDRESS = re.compile(r"[\w.-]+|\[[\da-fA-F:.]+\]")
+
+
+def _addresses(value: Any) -> tuple[str, ...]:
+    addresses = (value,) if isinstance(value, str) else tuple(value)
+    if not addresses or not all(isinstance(text, str) and _ADDRESS.fullmatch(text) for text in addresses):
+        raise ValueError
+    return addresses
+
+
+def _ports(value: Any) -> tuple[int, int]:
+    if isinstance(value, str):
+        start, _, end = value.partition("-")
+        first, last = int(start), int(end or start)
+    elif isinstance(value, int):
+        first = last = value
+    else:
+        first, last = map(operator.index, value)
+    if isinstance(value, bool) or not 0 <= first <= last <= 65535 or (last and not first):
+        raise ValueError
+    return first, last
+
+
 def or_none(rule: Rule) -> Rule:
     return Rule(f"{rule.valid}, or None", lambda value: None if value is None else rule.settle(value))
 
@@ -107,6 +131,8 @@ SECONDS = Rule("a number of seconds above 0", _seconds)
 FLAG = Rule("true or false", _flag)
 NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _name)
 FOLDER = Rule("the path of a folder", _folder)
+ADDRESSES = Rule("host names or IP addresses (IPv6 in brackets)", _addresses)
+PORTS = Rule("a port, or a range such as '50000-50100'; 0: any", _ports)
 
 
 def settle(owner: Any) -> None:

@@ -138,12 +138,17 @@ def _required(owner: type[Any]) -> Iterator[str]:
 
 def plain_config(config: Config) -> dict[str, object]:
     """All options as plain data, from which `config_from` makes an equal value; raises as `Config.to_dict` does."""
-    plain = {option.name: getattr(config, option.name) for option in fields(config)}
+    plain = {option.name: _plain_value(getattr(config, option.name)) for option in fields(config)}
     return plain | {"node_pools": [_plain_pool(pool) for pool in config.node_pools]}
 
 
+def _plain_value(value: object) -> object:
+    """A value as TOML and JSON have it: they know only one kind of sequence."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _plain_pool(pool: NodePool) -> dict[str, object]:
-    plain = {option.name: getattr(pool, option.name) for option in fields(pool)}
+    plain = {option.name: _plain_value(getattr(pool, option.name)) for option in fields(pool)}
     return plain | {"provider": _plain_provider(pool.provider)}
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any
 
 import msgspec
 
 from hpcpool.config.options import (
+    ADDRESSES,
     FLAG,
     FOLDER,
     NAME,
+    PORTS,
     SECONDS,
     Rule,
     call_text,
@@ -135,6 +137,11 @@ class Config:
     #: The folder in which each run makes its own private folder; None: where the system keeps such files. A relative
     #: path starts at the current folder.
     run_dir: str | None = field(metadata=option_of(or_none(FOLDER)))
+    #: Names or addresses of this host that nodes connect to; they try all at once. None: all that it has.
+    addresses: tuple[str, ...] | None = field(metadata=option_of(or_none(ADDRESSES)))
+    #: The TCP ports (first, last) of which the first free one is listened to; also a number, or text such as
+    #: "50000-50100". Default 0, any free one. A pool on this machine has no port.
+    ports: tuple[int, int] = field(metadata=option_of(PORTS))
 
     def __init__(
         self,
@@ -148,6 +155,8 @@ class Config:
         start_timeout_s: float = 120.0,
         start_warning_s: float = 30.0,
         run_dir: str | os.PathLike[str] | None = None,
+        addresses: str | Iterable[str] | None = None,
+        ports: int | str | tuple[int, int] = 0,
     ) -> None:
         given = dict(locals(), node_pools=node_pools or (NodePool(),))
         for option in fields(self):

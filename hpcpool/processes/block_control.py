@@ -20,6 +20,7 @@ from typing import NamedTuple
 from hpcpool.config import Config, NodePool
 from hpcpool.core.scaling import PoolSnapshot, plan
 from hpcpool.processes import sessions
+from hpcpool.processes.connection import Connection
 from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost, is_hosted
 from hpcpool.processes.start_command import start_command
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, SubmitError
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 _EARLY_S = 10.0
 #: How long cancelled blocks get (seconds) before they are cancelled once more, which kills them.
 _CANCEL_AGAIN_S = 1.0
+#: The name of the file that tells a manager on another host where to go.
+_CONNECTION = "connection.json"
 #: How long the killed processes of a dead local block may take to vanish (seconds).
 _VANISH_S = 2.0
 
@@ -67,6 +70,8 @@ class Surroundings(NamedTuple):
     connection_file: str
     #: Descriptors for managers on this host: the user's stderr and the census.
     descriptors: tuple[int, int]
+    #: Makes the connection file of a block on other hosts, with a key of its own.
+    connection_for: Callable[[str], Connection]
 
 
 @dataclass
@@ -241,10 +246,15 @@ class BlockControl:
 
     def _request(self, pool: NodePool, driver: Driver, name: str, stderr: str) -> BlockRequest:
         descriptors = self._surroundings.descriptors if driver.is_local else (-1, -1)
+        connection, files = self._surroundings.connection_file, {}
+        if not driver.is_local:
+            connection = os.path.join(driver.block_dir(name), _CONNECTION)
+            files = {_CONNECTION: self._surroundings.connection_for(name).to_json()}
         return BlockRequest(
             block_id=name,
             nodes=pool.nodes_per_block,
-            command=tuple(start_command("manager", self._surroundings.connection_file, name, *descriptors)),
+            command=tuple(start_command("manager", connection, name, *descriptors)),
+            files=files,
             cwd=self._surroundings.run_directory,  # workers go where the client is
             stdout=1 if driver.is_local else f"{stderr.removesuffix('.err')}.out",
             stderr=stderr,

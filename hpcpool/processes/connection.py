@@ -10,11 +10,19 @@ import msgspec
 class Connection(msgspec.Struct, forbid_unknown_fields=True):
     """Where the interchange listens, and how workers are to be started."""
 
-    #: Addresses, in the order in which they should be tried.
+    #: Paths of local sockets, or `tcp://host:port`; see `dialling`.
     addresses: list[str]
     start_method: str
-    #: Where managers on this host keep their files; another host has none of it.
-    directory: str
+    #: Where managers on this host keep their files; "" on another host: each makes a folder of its own.
+    directory: str = ""
+    #: By this certificate (PEM) the interchange is recognised, and with this one and its private key a manager proves
+    #: itself; "" where they meet at a local socket.
+    authority: str = ""
+    key: str = ""
+
+    def to_json(self) -> bytes:
+        """Return what the file holds."""
+        return msgspec.json.encode(self)
 
 
 def node_prefix(block: str) -> str:
@@ -27,7 +35,7 @@ def write_connection(path: str, connection: Connection) -> None:
     temporary = f"{path}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(msgspec.json.encode(connection))
+        file.write(connection.to_json())
     os.rename(temporary, path)
 
 

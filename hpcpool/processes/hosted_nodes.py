@@ -72,8 +72,10 @@ class HostedNodes:
                 self._hear(name, deal_frames(messages, frames))
 
         try:
+            connection = read_connection(self._connection_file)
             manager = Manager(
-                read_connection(self._connection_file),
+                connection.directory,
+                connection.start_method,
                 order.request.block_id,
                 *self._descriptors,
                 self._loop,

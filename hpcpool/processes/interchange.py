@@ -7,8 +7,7 @@ run directory is removed last.
 
 from __future__ import annotations
 
-import contextlib
-import errno
+import functools
 import itertools
 import logging
 import os
@@ -18,20 +17,25 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
+from hpcpool.core.silence import Silence
 from hpcpool.processes import block_control, sessions
 from hpcpool.processes.block_control import BlockControl, Surroundings
+from hpcpool.processes.carrier import Carrier
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, node_prefix, write_connection
+from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.streams import Streams
+from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.messages import (
     Broken,
@@ -48,6 +52,7 @@ from hpcpool.wire.messages import (
     MessageError,
     NodeGone,
     Outcome,
+    Place,
     Refused,
     Register,
     Returned,
@@ -95,11 +100,10 @@ class _Manager:
     """What the interchange knows of a manager, besides its leases."""
 
     hello: Hello
-    last_heard: float
     block: str = ""
+    #: The block that its key is of; None: it came over the local socket.
+    proved: str | None = None
     registered: bool = False
-    #: Keys of the blobs that it has been sent.
-    blobs: set[bytes] = field(default_factory=set)
 
 
 class Interchange:
@@ -113,14 +117,15 @@ class Interchange:
         self._hello = hello()
         self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
-        self._blobs: dict[bytes, bytes] = {}
         self._managers: dict[bytes, _Manager] = {}
+        #: The blocks that peers have proved to be of, before they have said a word.
+        self._proofs: dict[bytes, str] = {}
+        self._carrier = Carrier(self._directory)
+        #: The managers that have processes of their own.
+        self._silence = Silence(self._config.heartbeat_period_s, self._config.heartbeat_timeout_s)
         self._setup: Setup | None = None
-        self._to_client: list[Any] = []
-        self._frames_to_client: list[Any] = []
-        self._announced = (0, 0)
+        self._outbox = Outbox()
         self._announced_load = 0
-        self._look_again_at = 0.0
         self._stopping = False
         self._finished = False
         self._has_failed = False
@@ -129,15 +134,11 @@ class Interchange:
         self._descriptors = (user_stderr, census)
         self._control: BlockControl | None = None
         self._names = itertools.count(1)
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.setblocking(False)
-        self._listener.bind(self._managers_path)
-        self._listener.listen(128)
-        #: Given up for a moment when there are no descriptors left, to turn a manager away.
-        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._loop = EventLoop()
         self._loop.add(self._wake_read, self._hear_block_control)
-        self._loop.add(self._listener, self._accept)
+        self._entrance = Entrance(self._loop, self._managers_path, self._admit)
+        if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
+            self._entrance.open_to_hosts(self._config.ports)
         self._streams = Streams(self._loop)
         self._hosted = HostedNodes(
             self._connection_file, self._descriptors, self._loop, self._streams, self._on_messages, self._lose
@@ -158,9 +159,11 @@ class Interchange:
             while not self._finished:
                 self._loop.wait(self._patience_s())
                 self._hosted.step()
+                self._entrance.step()
                 self._look_at_silence()
                 self._dispatch()
-                self._flush()
+                if batch := self._outbox.take(Capacity(self._scheduler.slots, self._scheduler.limit)):
+                    self._streams.send(_CLIENT, *batch)
         except BaseException:
             self._has_failed = True
             raise
@@ -168,12 +171,11 @@ class Interchange:
             self._close()
 
     def _patience_s(self) -> float | None:
-        period_s = self._config.heartbeat_period_s if len(self._managers) > len(self._hosted) else None
-        step_at = self._hosted.step_at
-        if step_at is None:
-            return period_s
-        step_in_s = max(0.0, step_at - time.monotonic())
-        return step_in_s if period_s is None else min(step_in_s, period_s)
+        now = time.monotonic()
+        waits = [max(0.0, at - now) for at in (self._hosted.step_at, self._entrance.step_at) if at is not None]
+        if len(self._silence):
+            waits.append(self._config.heartbeat_period_s)
+        return min(waits, default=None)
 
     # -- the client --
 
@@ -183,7 +185,7 @@ class Interchange:
                 batch = deal_frames(from_client.decode(header), frames)
             except MessageError as error:
                 log.error("client sent a malformed message: %s", error)
-                self._to_client.append(Broken(f"the interchange could not read the client's message: {error}"))
+                self._outbox.put(Broken(f"the interchange could not read the client's message: {error}"))
                 continue
             for message, its_frames in batch:
                 if type(message) is Task:
@@ -200,19 +202,17 @@ class Interchange:
         match message:
             case Hello():
                 if reason := disagreement(self._hello, message):
-                    self._to_client.append(Refused(reason))
+                    self._outbox.put(Refused(reason))
             case Setup():
                 self._setup = message
                 self._start_block_control(message)
-            case Define(key=key, data=data):
-                self._blobs[key] = data
+            case Define():
+                self._carrier.define(message)
             case Forget(key=key):
-                self._forget(key)
-            case Cancel(id=task):
-                manager = self._scheduler.cancelled(task)
-                self._tasks.pop(task, None)
-                if manager is not None:
-                    self._tell(manager, [message])
+                for name in self._carrier.forget(key):
+                    self._tell(name, [message])
+            case Cancel():
+                self._cancel(message)
             case Kill():
                 self._kill(message)
             case Withdraw(keep=keep):
@@ -225,16 +225,19 @@ class Interchange:
     def _start_block_control(self, setup: Setup) -> None:
         connection = Connection([self._managers_path], setup.start_method, self._directory)
         write_connection(self._connection_file, connection)
-        surroundings = Surroundings(self._directory, self._connection_file, self._descriptors)
+        connection_for = functools.partial(
+            self._entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
+        )
+        surroundings = Surroundings(self._directory, self._connection_file, self._descriptors, connection_for)
         self._control = BlockControl(self._config, surroundings, lambda: self._scheduler.pending, self._report)
         self._control.start()
 
-    def _forget(self, key: bytes) -> None:
-        self._blobs.pop(key, None)
-        for name, manager in self._managers.items():
-            if key in manager.blobs:
-                manager.blobs.discard(key)
-                self._tell(name, [Forget(key)])
+    def _cancel(self, message: Cancel) -> None:
+        manager = self._scheduler.cancelled(message.id)
+        self._tasks.pop(message.id, None)
+        if manager is not None:
+            self._tell(manager, [message])
+            self._released([message.id])
 
     def _kill(self, message: Kill) -> None:
         manager = self._scheduler.kill(message.id)
@@ -255,42 +258,22 @@ class Interchange:
                 case Reason.LOST:
                     outcome = Outcome(task, Status.LOST, text.encode(), host=host)
             del self._tasks[task]
-            self._to_client.append(outcome)
+            self._outbox.put(outcome)
 
     def _withdrawn(self, tasks: list[int]) -> None:
         for task in tasks:
             del self._tasks[task]
         if tasks:
-            self._to_client.append(Withdrawn(tasks))
-
-    def _flush(self) -> None:
-        """Send the client what has gathered, as one message."""
-        offered = (self._scheduler.slots, self._scheduler.limit)
-        if offered != self._announced:
-            self._announced = offered
-            self._to_client.append(Capacity(*offered))
-        if self._to_client:
-            self._streams.send(_CLIENT, self._to_client, self._frames_to_client)
-            self._to_client, self._frames_to_client = [], []
+            self._outbox.put(Withdrawn(tasks))
 
     # -- managers --
 
-    def _accept(self, events: int) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            log.error("a manager cannot connect: %s", error)
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away()
-            return
-        self._streams.add(b"%d" % next(self._names), Stream(connection), self._hear_peer)
-
-    def _turn_away(self) -> None:
-        """Close a waiting connection that there is no descriptor for: else it would wake this loop for ever."""
-        os.close(self._spare)
-        with contextlib.suppress(OSError):  # it may have gone
-            self._listener.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+    def _admit(self, stream: Stream, block: str | None) -> None:
+        """Somebody has come in who may speak."""
+        name = b"%d" % next(self._names)
+        if block is not None:
+            self._proofs[name] = block
+        self._streams.add(name, stream, self._hear_peer)
 
     def _hear_peer(self, name: bytes, messages: list[Message], is_open: bool) -> None:
         for header, frames in messages:
@@ -305,17 +288,29 @@ class Interchange:
         except MessageError as error:
             self._drop(name, str(error))
             return
-        manager = self._managers.get(name)
-        if manager is not None:
-            manager.last_heard = time.monotonic()
+        if name in self._managers:
+            self._silence.heard(name, time.monotonic())
         self._on_messages(name, batch)
 
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
         for message, its_frames in batch:
             if type(message) is Outcome:
                 self._on_outcome(name, message, its_frames)
+            elif type(message) is Place:
+                self._on_place(name, message, its_frames)
             else:
                 self._on_manager(name, message)
+
+    def _on_place(self, name: bytes, message: Place, frames: list[Any]) -> None:
+        manager = self._managers.get(name)
+        if manager is None:
+            return
+        try:
+            self._carrier.keep(node_prefix(manager.block), message, frames)
+        except MessageError as error:
+            self._drop(name, str(error))
+        except OSError as error:  # who opens it will say so, too
+            log.error("manager=%r a result cannot be kept: %s", name, error)
 
     def _drop(self, name: bytes, reason: str) -> None:
         """A peer does not speak as agreed: go on without it."""
@@ -323,7 +318,13 @@ class Interchange:
         self._tell(name, [Stop(signal.SIGKILL)])
         self._give_up(name, f"it sent a malformed message: {reason}")
 
+    def _released(self, tasks: list[int]) -> None:
+        """Tasks are not on their nodes any more."""
+        for name, order in self._carrier.released(tasks):
+            self._tell(name, [order])
+
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
+        self._released([outcome.id])
         if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
             return  # it is allowed to try again
         reruns = self._scheduler.reruns(outcome.id)
@@ -331,8 +332,7 @@ class Interchange:
             if reruns:
                 outcome.reruns = reruns - (outcome.status == Status.CRASHED)
             del self._tasks[outcome.id]
-            self._to_client.append(outcome)
-            self._frames_to_client.extend(frames)
+            self._outbox.put(outcome, frames)
         else:
             discard(self._directory, outcome.data, outcome.layout)
 
@@ -354,31 +354,38 @@ class Interchange:
             case Started(runs=runs, host=host):
                 mine = [run for run in runs if self._scheduler.manager_of(run.id) == name]
                 if mine:
-                    self._to_client.append(Started(mine, host))
+                    self._outbox.put(Started(mine, host))
             case Returned(ids=tasks):
+                self._released(tasks)
                 self._end(self._scheduler.returned(name, tasks))
             case Withdrawn(ids=tasks):
+                self._released(tasks)
                 self._withdrawn([task for task in tasks if self._scheduler.finished(name, task)])
             case Heartbeat():
                 self._tell(name, [Heartbeat()])
             case Broken():
-                self._to_client.append(message)
+                self._outbox.put(message)
 
     def _greet(self, name: bytes, theirs: Hello) -> None:
         if reason := disagreement(self._hello, theirs):
             log.error("manager=%s:%d refused: %s", theirs.host, theirs.pid, reason)
-            self._to_client.append(Warn(f"a manager was refused: {reason}"))
+            self._outbox.put(Warn(f"a manager was refused: {reason}"))
             self._streams.send(name, [Refused(reason)])
             self._streams.remove(name)
             return
         if name in self._managers:
             self._drop(name, "it greeted twice")
             return
-        self._managers[name] = _Manager(theirs, last_heard=time.monotonic())
+        self._managers[name] = _Manager(theirs, proved=self._proofs.get(name))
+        if name not in self._hosted:
+            self._silence.heard(name, time.monotonic())
 
     def _register(self, name: bytes, manager: _Manager, message: Register) -> None:
         if self._setup is None:
             self._drop(name, "it came before the client")
+            return
+        if manager.proved not in (None, message.block):
+            self._drop(name, f"it has the key of block {manager.proved}, and says that it is of {message.block}")
             return
         manager.block = message.block
         pool = next((pool for pool in self._config.node_pools if pool.name == message.block.rpartition("-")[0]), None)
@@ -403,6 +410,7 @@ class Interchange:
             self._scheduler.capacity_changed(name, slots, limit)
             return
         manager.registered = True
+        self._carrier.joined(name, is_far=manager.proved is not None)
         self._scheduler.manager_joined(name, slots, limit)
         if self._control is not None:
             self._control.registered(manager.block, slots)
@@ -414,6 +422,9 @@ class Interchange:
     def _lose(self, name: bytes, reason: str) -> None:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
         self._streams.remove(name)
+        self._proofs.pop(name, None)
+        self._carrier.lost(name)
+        self._silence.forget(name)
         manager = self._managers.pop(name, None)
         if manager is None:
             return
@@ -428,7 +439,7 @@ class Interchange:
         )
         host = manager.hello.host
         if manager.block and not self._stopping:
-            self._to_client.append(NodeGone(node_prefix(manager.block)))
+            self._outbox.put(NodeGone(node_prefix(manager.block)))
         self._end(dropped, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
 
     def _give_up(self, name: bytes, reason: str) -> None:
@@ -441,19 +452,7 @@ class Interchange:
             self._control.lost(manager.block)
 
     def _look_at_silence(self) -> None:
-        now = time.monotonic()
-        if now < self._look_again_at:
-            return
-        if self._look_again_at and now > self._look_again_at + self._config.heartbeat_period_s:
-            for manager in self._managers.values():
-                manager.last_heard = now  # we have not been running ourselves (SIGSTOP, a frozen container)
-        self._look_again_at = now + self._config.heartbeat_period_s
-        silent = [
-            (name, now - manager.last_heard)
-            for name, manager in self._managers.items()
-            if now - manager.last_heard > self._config.heartbeat_timeout_s and name not in self._hosted
-        ]
-        for name, silent_s in silent:
+        for name, silent_s in self._silence.look(time.monotonic()):
             self._give_up(name, f"silent for {silent_s:.0f} s")
 
     def _dispatch(self) -> None:
@@ -479,13 +478,12 @@ class Interchange:
     def _send_tasks(self, name: bytes, ids: list[int]) -> None:
         messages: list[Any] = []
         all_frames: list[Any] = []
-        known = self._managers[name].blobs
         for task_id in ids:
             task, frames = self._tasks[task_id]
-            for key in task.blobs:
-                if key not in known:
-                    known.add(key)
-                    messages.append(Define(key, self._blobs[key]))
+            if task.blobs or task.layout:
+                for message, its_frames in self._carrier.leased(name, task):
+                    messages.append(message)
+                    all_frames.extend(its_frames)
             messages.append(task)
             if frames:
                 all_frames.extend(frames)
@@ -503,12 +501,13 @@ class Interchange:
         while not self._events.empty():
             match self._events.get():
                 case block_control.BlockEnded(block, reason):
+                    self._entrance.revoke(block)
                     for name in [name for name, manager in self._managers.items() if manager.block == block]:
                         self._lose(name, f"its block ended ({reason})")
                 case block_control.Hopeless(reason):
-                    self._to_client.append(Broken(reason))
+                    self._outbox.put(Broken(reason))
                 case block_control.Warned(text):
-                    self._to_client.append(Warn(text))
+                    self._outbox.put(Warn(text))
                 case Host() as order:
                     self._hosted.start(order)
                 case Unhost() as order:
@@ -537,6 +536,6 @@ class Interchange:
             self._control.join(_STOP_S)
         sessions.kill_descendants(_VANISH_S)
         self._streams.close()
-        self._listener.close()
+        self._entrance.close()
         if not self._has_failed or is_client_gone(self._descriptors[1]):  # else it has results there that it wants
             run_directory.remove(self._directory)

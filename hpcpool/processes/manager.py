@@ -21,7 +21,7 @@ from typing import Any
 from hpcpool.core import orders
 from hpcpool.core.node import Node
 from hpcpool.processes.blob_files import BlobFiles, write_file
-from hpcpool.processes.connection import Connection, node_prefix
+from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.cores import usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.fork_server_handle import ForkServerHandle
@@ -29,6 +29,7 @@ from hpcpool.processes.long_runs import LongRuns
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY, segment_maker
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
+from hpcpool.wire import segments
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import is_announced
@@ -37,10 +38,12 @@ from hpcpool.wire.messages import (
     Cancel,
     Capacity,
     Define,
+    Drop,
     Forget,
     GiveBack,
     Kill,
     Outcome,
+    Place,
     Refused,
     Register,
     Returned,
@@ -53,7 +56,6 @@ from hpcpool.wire.messages import (
     Withdrawn,
 )
 from hpcpool.wire.packing import discard, pack, tell
-from hpcpool.wire.segments import sweep
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class Manager:
     `is_over`; then `close`.
 
     Args:
-        connection: what the interchange has written down for its managers.
+        run_directory: of the pool or, on another host, one for this node alone (see `wire.run_directory`).
+        start_method: how workers are started.
         block: the block that this is (one node of).
         user_stderr: where to write what workers write to stderr; -1: to this process's own.
         census: to be held open by the node's processes; -1: there is none.
@@ -89,7 +92,8 @@ class Manager:
 
     def __init__(
         self,
-        connection: Connection,
+        run_directory: str,
+        start_method: str,
         block: str,
         user_stderr: int,
         census: int,
@@ -103,7 +107,7 @@ class Manager:
         self._host = socket.gethostname()
         #: True when it leaves because its node cannot go on.
         self.has_failed = False
-        self._run_directory = connection.directory
+        self._run_directory = run_directory
         #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
         self._can_start_workers = False
         self._node: Node | None = None
@@ -119,13 +123,12 @@ class Manager:
         self._has_killed = False
         #: Workers whose stderr is not read until the relay has room.
         self._unheard: list[WorkerHandle] = []
-        home = connection.directory if os.path.isdir(connection.directory) else None
-        self._directory = tempfile.mkdtemp(prefix=node_prefix(block), dir=home)
+        self._directory = tempfile.mkdtemp(prefix=node_prefix(block), dir=run_directory)
         self._blobs = BlobFiles(self._directory)
         self._wake_read, self._wake_write = wake_up_pipe()
         self._relay = StderrRelay(user_stderr if user_stderr >= 0 else 2, self._wake_write)
         try:
-            self._fork_server = ForkServerHandle(self._directory, connection.start_method, census, log_path)
+            self._fork_server = ForkServerHandle(self._directory, start_method, census, log_path)
         except BaseException:
             self._let_go()
             raise
@@ -196,10 +199,19 @@ class Manager:
                     continue
                 self._tasks[message.id] = (message, its_frames)
                 arrived.append((message.id, message.timeout_s))
+            elif type(message) is Place:
+                self._keep(message, its_frames)
             else:
                 arrived = self._arrive(arrived)
                 self._on_message(message)
         self._arrive(arrived)
+
+    def _keep(self, message: Place, frames: list[Any]) -> None:
+        """Keep a segment of the client's."""
+        try:
+            segments.place(self._run_directory, message.reference, frames[0])
+        except (OSError, ValueError) as error:  # the tasks that open it fail, and say so, too
+            log.error("block=%s an argument cannot be kept: %s", self._block, error)
 
     def _arrive(self, arrived: list[tuple[int, float]]) -> list[tuple[int, float]]:
         if arrived and self._node is not None:
@@ -219,6 +231,8 @@ class Manager:
                 self._blobs.define(key, data)
             case Forget(key=key):
                 self._blobs.forget(key)
+            case Drop(paths=paths):
+                segments.drop(self._run_directory, paths)
             case Stop(signal=number):
                 self.leave(number)
             case Cancel(id=task) if self._node is not None:
@@ -400,7 +414,7 @@ class Manager:
         next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         self._forget_worker(handle)
         if message.exit_code:
-            sweep(self._run_directory, f"{segment_maker(self._directory, handle.number)}.", untold=True)
+            segments.sweep(self._run_directory, f"{segment_maker(self._directory, handle.number)}.", untold=True)
         self._refill = True
         if self._leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node

@@ -5,17 +5,21 @@ When the interchange goes, or is silent for too long, it ends everything on the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
+import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hpcpool.processes import sessions
+from hpcpool.processes.carrier import with_segments
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.dialling import Unreachable, dial
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.manager import Manager
@@ -25,7 +29,8 @@ from hpcpool.wire.stream import Stream
 
 log = logging.getLogger(__name__)
 
-#: How long the interchange may take to answer the first message (seconds).
+#: How long it may take to find the interchange, and then until that answers the first message (seconds).
+_DIAL_S = 60.0
 _WELCOME_S = 60.0
 #: How long killed processes may take to vanish (seconds).
 _VANISH_S = 2.0
@@ -41,32 +46,66 @@ def main(argv: list[str]) -> None:
     raise_file_limit()
     spare_the_collector()
     sessions.adopt_orphans()
-    process = ManagerProcess(read_connection(connection_file), block, int(user_stderr), int(census))
-    signal.signal(signal.SIGTERM, lambda number, frame: process.leave_soon())
-    process.run()
+    connection = read_connection(connection_file)
+    try:
+        stream = dial(connection.addresses, connection.authority.encode(), connection.key.encode(), _DIAL_S)
+    except Unreachable as error:
+        sys.exit(f"hpcpool: {error}")
+    with _home(connection) as directory:
+        process = ManagerProcess(
+            stream, directory, connection.start_method, block, int(user_stderr), int(census), not connection.directory
+        )
+        signal.signal(signal.SIGTERM, lambda number, frame: process.leave_soon())
+        process.run()
     sys.exit(1 if process.has_failed else 0)
+
+
+@contextlib.contextmanager
+def _home(connection: Connection) -> Iterator[str]:
+    """The folder for what the node needs: the pool's own on the client's host, else one that is made and removed."""
+    if connection.directory:
+        yield connection.directory
+        return
+    run_directory.remove_dead()
+    directory = tempfile.mkdtemp(prefix="hpcpool-")
+    lock = run_directory.prepare(directory)
+    try:
+        yield directory
+    finally:
+        run_directory.remove(directory)
+        os.close(lock)
 
 
 class ManagerProcess:
     """Runs a manager on an event loop of its own, and connects it with the interchange."""
 
-    def __init__(self, connection: Connection, block: str, user_stderr: int, census: int) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        directory: str,
+        start_method: str,
+        block: str,
+        user_stderr: int,
+        census: int,
+        is_far: bool,
+    ) -> None:
         self._block = block
-        self._run_directory = connection.directory
-        self._address = connection.addresses[0]
+        #: It shares no memory with the client.
+        self._is_far = is_far
+        self._run_directory = directory
         self._census = census
         self._loop = EventLoop()
         self._wake_read, wake_write = wake_up_pipe()
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         self._loop.add(self._wake_read, self._woken)
-        self._end = socket.socket(socket.AF_UNIX)
-        self._stream = Stream(self._end)
-        self._is_connected = False
+        self._stream = stream
+        self._is_connected = True
+        self._loop.add(self._stream, self._on_ready)
         self._is_full = False
         self._leave_requested = False
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
         self._last_sent = self._last_heard = self._last_asked = self._last_look = time.monotonic()
-        self._manager = Manager(connection, block, user_stderr, census, self._loop, self._say)
+        self._manager = Manager(directory, start_method, block, user_stderr, census, self._loop, self._say)
 
     @property
     def has_failed(self) -> bool:
@@ -80,7 +119,6 @@ class ManagerProcess:
     def run(self) -> None:
         """Serve until told to stop; leaves nothing behind."""
         try:
-            self._connect()
             self._manager.step()
             while not self._manager.is_over:
                 self._loop.wait(self._patience_s())
@@ -89,21 +127,16 @@ class ManagerProcess:
         finally:
             self._close()
 
-    def _connect(self) -> None:
-        self._end.setblocking(True)
-        self._end.connect(self._address)
-        self._end.setblocking(False)
-        self._is_connected = True
-        self._loop.add(self._stream, self._on_ready)
-
     def _woken(self, events: int) -> None:
         """A signal has come."""
         os.read(self._wake_read, 4096)
 
     # -- the stream --
 
-    def _say(self, messages: list[Any], frames: list[Any]) -> None:
+    def _say(self, messages: Sequence[Any], frames: Sequence[Any]) -> None:
         if self._is_connected:
+            if self._is_far:
+                messages, frames = with_segments(self._run_directory, messages, frames)
             self._stream.send(encode(messages), frames)
             self._last_sent = time.monotonic()
             self._watch_stream()
@@ -123,6 +156,8 @@ class ManagerProcess:
             if not self._stream.is_open:
                 self._loop.remove(self._stream)
                 self._is_connected = False
+                if self._stream.trouble:
+                    log.error("block=%s connection lost: %s", self._block, self._stream.trouble)
                 self._manager.interchange_ended()
 
     def _hear(self) -> None:

@@ -85,8 +85,8 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     """Take on the client's surroundings, run the initializer and say how that went."""
     functions.blob_source = lambda key: _read_file(os.path.join(node_directory, key.hex()))
     surroundings, initializer = open_setup(_read_file(os.path.join(node_directory, "setup")))
-    sys_path, cwd, argv, authkey, main_file, start_method, open_files = surroundings
-    sys.path[:] = sys_path
+    host, sys_path, cwd, argv, authkey, main_file, start_method, open_files = surroundings
+    sys.path[:] = sys_path if host == _HOST else _path_on_another_host(sys_path)
     sys.argv[:] = argv
     if cwd is not None:
         with contextlib.suppress(OSError):  # it was removed, or is not on this host: calls that need it will say so
@@ -112,6 +112,12 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
         return False
     write_outcome(link, _outcome(READY, Status.OK, Packed(b"", (), ())), ())
     return True
+
+
+def _path_on_another_host(client_path: tuple[str, ...]) -> list[str]:
+    """Return where to look for modules: where the client does, as far as that is here, then where this Python does."""
+    shared = [entry for entry in client_path if os.path.exists(entry)]
+    return shared + [entry for entry in sys.path if entry not in shared]
 
 
 def _run_calls(calls: socket.socket, link: socket.socket, store: SegmentStore | None) -> None:

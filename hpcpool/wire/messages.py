@@ -239,10 +239,26 @@ class NodeGone(Struct, tag=29):
     node: str
 
 
+class Place(Struct, tag=30):
+    """The content of a segment, for another host: the messages behind it refer to it."""
+
+    #: As in the messages that it is for (see `wire.segments`).
+    reference: bytes
+    frames: int = 1
+
+
+class Drop(Struct, tag=31):
+    """No task on this node refers to these segments any more: their paths."""
+
+    paths: list[str]
+
+
 FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop
 ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone
-FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat
-ToManager = Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat
+FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place
+ToManager = (
+    Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat | Place | Drop
+)
 
 T = TypeVar("T")
 Frame = Any  # bytes, memoryview, bytearray: whatever has the buffer protocol

@@ -77,7 +77,7 @@ def tell(run_directory: str, references: Iterable[Buffer]) -> None:
 def discard(run_directory: str, references: Iterable[Buffer]) -> None:
     """Remove segments whose references nobody will get."""
     for reference in references:
-        _remove(os.path.join(run_directory, _read_reference(reference)[2]))
+        _remove(_located(run_directory, _read_reference(reference)[2]))
 
 
 def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Container[str] = ()) -> None:
@@ -88,6 +88,55 @@ def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Conta
             is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
             if is_meant and f"{folder}/{name}" not in spare:
                 _remove(os.path.join(directory, name))
+
+
+def path_of(reference: Buffer) -> tuple[str, int]:
+    """Return where a segment is, below the run directory, and its bytes; ValueError if this is no reference."""
+    _, nbytes, path = _read_reference(reference)
+    return path, nbytes
+
+
+def content_of(run_directory: str, reference: Buffer) -> Buffer:
+    """Return the content of a segment, to be sent to another host; OSError if it has gone."""
+    _, nbytes, path = _read_reference(reference)
+    return _map(_located(run_directory, path), nbytes)
+
+
+def place(run_directory: str, reference: Buffer, content: Buffer) -> None:
+    """Keep the content of a segment that comes from another host, so that its reference holds good here, too.
+
+    Raises ValueError if they do not fit, OSError if there is room for it neither in shared memory nor on disk.
+    """
+    _, nbytes, path = _read_reference(reference)
+    view = memoryview(content).cast("B")
+    if view.nbytes != nbytes:
+        raise ValueError(f"{view.nbytes} bytes came for a segment of {nbytes}")
+    name = os.path.basename(path)
+    if _leaves_reserve(os.path.join(run_directory, "shm", "free"), nbytes):
+        try:
+            _write_file(os.path.join(run_directory, "shm", name), view)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    _write_file(os.path.join(run_directory, "spill", name), view)
+
+
+def drop(run_directory: str, paths: Iterable[str]) -> None:
+    """Remove segments that came from another host."""
+    for path in paths:
+        _remove(_located(run_directory, path))
+
+
+def _located(run_directory: str, path: str) -> str:
+    """Return where a segment is: one that came from another host may be in the other folder."""
+    full_path = os.path.join(run_directory, path)
+    if not os.path.exists(full_path):
+        folder, _, name = path.partition("/")
+        other = os.path.join(run_directory, "spill" if folder == "shm" else "shm", name)
+        if os.path.exists(other):
+            return other
+    return full_path
 
 
 class Opened:
@@ -101,7 +150,7 @@ class Opened:
     def __call__(self, reference: Buffer) -> Buffer:
         """Return the content of a segment, in memory of the caller's own."""
         kind, nbytes, path = _read_reference(reference)
-        memory = _open(os.path.join(self._run_directory, path), nbytes, kind)
+        memory = _open_anywhere(self._run_directory, path, nbytes, kind)
         if isinstance(memory, mmap.mmap):
             self._mappings.append(weakref.ref(memory))
         return memory
@@ -112,6 +161,13 @@ class Opened:
         return bool(self._mappings) and (
             self._epoch != _epoch[0] or any(mapping() is not None for mapping in self._mappings)
         )
+
+
+def _open_anywhere(run_directory: str, path: str, nbytes: int, kind: int) -> Buffer:
+    try:
+        return _open(os.path.join(run_directory, path), nbytes, kind)
+    except FileNotFoundError:
+        return _open(_located(run_directory, path), nbytes, kind)
 
 
 def _open(path: str, nbytes: int, kind: int) -> Buffer:
@@ -318,6 +374,7 @@ class SegmentStore:
     def adopt(self, reference: Buffer) -> Segment:
         """Take over a segment that another process has told of."""
         kind, nbytes, path = _read_reference(reference)
+        path = os.path.relpath(_located(self.run_directory, path), self.run_directory)
         return self._noted(Segment(self, path, nbytes, kind))
 
     def outlive_pool(self) -> None:
@@ -348,17 +405,7 @@ class SegmentStore:
         return segment
 
     def _fill(self, path: str, view: memoryview, kind: int) -> Segment:
-        full_path = os.path.join(self.run_directory, path + self._ending)
-        descriptor = os.open(full_path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            position = 0
-            while position < view.nbytes:
-                position += os.pwrite(descriptor, view[position : position + _MOST_WRITTEN], position)
-        except BaseException:
-            _remove(full_path)
-            raise
-        finally:
-            os.close(descriptor)
+        _write_file(os.path.join(self.run_directory, path + self._ending), view)
         return self._noted(Segment(self, path, view.nbytes, kind))
 
     def _claim(self, nbytes: int, name: str) -> bool:
@@ -372,17 +419,11 @@ class SegmentStore:
         return False
 
     def _has_room(self, nbytes: int) -> bool:
-        if self._leaves_reserve(nbytes):
+        if _leaves_reserve(self._free, nbytes):
             return True
         for free in _names(self._free):
             _remove(os.path.join(self._free, free))
-        return self._leaves_reserve(nbytes)
-
-    def _leaves_reserve(self, nbytes: int) -> bool:
-        room = os.statvfs(self._free)
-        if not room.f_blocks:  # a tmpfs without a limit
-            return True
-        return room.f_bavail * room.f_frsize - nbytes >= _RESERVE * room.f_blocks * room.f_frsize
+        return _leaves_reserve(self._free, nbytes)
 
     def _free_bytes(self) -> int:
         return sum(1 << int(name.partition("-")[0]) for name in _names(self._free))
@@ -396,6 +437,28 @@ class SegmentStore:
         except OSError as error:
             log.debug("%s cannot be made: %s", name, error)
         log.warning(text, *values)
+
+
+def _write_file(path: str, view: memoryview) -> None:
+    """Write a file, whole or not at all."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        position = 0
+        while position < view.nbytes:
+            position += os.pwrite(descriptor, view[position : position + _MOST_WRITTEN], position)
+    except BaseException:
+        _remove(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _leaves_reserve(directory: str, nbytes: int) -> bool:
+    """Say whether the file system of a directory keeps its reserve when it takes so many bytes."""
+    room = os.statvfs(directory)
+    if not room.f_blocks:  # a tmpfs without a limit
+        return True
+    return room.f_bavail * room.f_frsize - nbytes >= _RESERVE * room.f_blocks * room.f_frsize
 
 
 def _class(nbytes: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from hpcpool.wire.payload import dumps_by_value, unpickle
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """A worker's surroundings and first act."""
+
+    #: The client's host: on another one its files may not be there.
+    host: str
 
     sys_path: tuple[str, ...]
     #: The working directory; None: the one that the worker was started in.
@@ -35,13 +39,23 @@ class WorkerSetup:
     def to_bytes(self) -> bytes:
         """Pickle for the way; raises whatever makes the initializer or its arguments impossible to pickle."""
         call = dumps_by_value((self.initializer, self.initargs))
-        rest = (self.sys_path, self.cwd, self.argv, self.authkey, self.main_file, self.start_method, self.open_files)
+        rest = (
+            self.host,
+            self.sys_path,
+            self.cwd,
+            self.argv,
+            self.authkey,
+            self.main_file,
+            self.start_method,
+            self.open_files,
+        )
         return dumps_by_value((rest, call))
 
 
 def local_setup(start_method: str | None, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> bytes:
     """Return the set-up of workers on the client's own host: they share its sys.path, directory and secrets."""
     return WorkerSetup(
+        host=socket.gethostname(),
         sys_path=tuple(os.path.abspath(entry) if entry in ("", ".") else entry for entry in sys.path),
         cwd=_working_directory(),
         argv=tuple(sys.argv),

@@ -1,8 +1,7 @@
-"""Messages over a byte stream between two processes of one host: a header and frames, without ZeroMQ's threads.
+"""Messages over a byte stream between two processes: a header and frames, over a local socket or TLS (`wire.tls`).
 
-Client, interchange and the managers of the same host talk over this: a ZeroMQ hop wakes three threads, a local socket
-one. Its EOF is also how each learns of the other's death. Neither side ever blocks in here: what the kernel does not
-take is kept.
+A hop wakes one thread, where a message queue with threads of its own wakes three. The stream's EOF is also how each
+side learns of the other's death. Neither side ever blocks in here: what the kernel does not take is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hpcpool.wire.messages import MessageError
+from hpcpool.wire.tls import TlsEnd
 
 _SIZES = struct.Struct("!QI")  # bytes of the header, number of frames
 _FRAME = struct.Struct("!Q")
@@ -38,10 +38,11 @@ Message = tuple[Any, list[Any]]
 class Stream:
     """One end. `send` may be called from several threads if they agree on a lock; all else from one thread."""
 
-    def __init__(self, end: socket.socket) -> None:
+    def __init__(self, end: socket.socket | TlsEnd) -> None:
         end.setblocking(False)
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+        if isinstance(end, socket.socket):  # between hosts the kernel finds the best sizes itself
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         self._socket = end
         #: What the kernel has not taken yet, besides `_last_word`.
         self._unsent: deque[memoryview] = deque()
@@ -52,6 +53,8 @@ class Stream:
         #: A message whose header is here, but not all of its frames.
         self._partial: _Partial | None = None
         self.is_open = True
+        #: Why it is not open any more; "": its other end was closed.
+        self.trouble = ""
 
     def fileno(self) -> int:
         """Return the descriptor, for a poll."""
@@ -150,8 +153,9 @@ class Stream:
                     self.is_open = size > 0
             except BlockingIOError:
                 break
-            except ConnectionResetError:
+            except ConnectionResetError as error:
                 self.is_open = False
+                self.trouble = error.strerror or str(error)
                 break
             if not self._buffer and partial is None and _is_one_small_message(scratch, size):
                 messages.append((bytes(scratch[_SIZES.size : size]), []))
@@ -248,7 +252,7 @@ class _Partial:
             self._advance(size)
         return taken
 
-    def read_from(self, end: socket.socket) -> bool:
+    def read_from(self, end: socket.socket | TlsEnd) -> bool:
         """Read straight into the frame; False at the end of the stream."""
         with memoryview(self.frames[self._next]) as view:
             size = end.recv_into(view[self._filled :])

@@ -8,9 +8,14 @@ import pytest
 
 from hpcpool.config import Config, NodePool
 from hpcpool.processes.block_control import _EARLY_S, BlockControl, Surroundings, _Block
+from hpcpool.processes.connection import Connection
 from hpcpool.providers import LocalProvider
 
 NOW = 1000.0
+
+
+def no_connection(block: str) -> Connection:
+    raise AssertionError("no block on another host is started here")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +29,7 @@ NOW = 1000.0
 )
 def test_failures_are_forgotten_when_a_later_block_has_served_for_a_while(started_at, is_registered, failures):
     pool = NodePool(LocalProvider())
-    control = BlockControl(Config(pool), Surroundings("", "", (-1, -1)), lambda: 1, lambda event: None)
+    control = BlockControl(Config(pool), Surroundings("", "", (-1, -1), no_connection), lambda: 1, lambda event: None)
     driver: Any = object()
     control._failures[pool.name] = 3
     control._failed_at[pool.name] = NOW - _EARLY_S - 2

@@ -53,6 +53,7 @@ VALUES |= {
     list[int]: st.lists(VALUES[int], max_size=5),
     tuple[int, ...]: st.lists(VALUES[int], max_size=5).map(tuple),
     tuple[bytes, ...]: st.lists(VALUES[bytes], max_size=5).map(tuple),
+    list[str]: st.lists(VALUES[str], max_size=5),
     list[Run]: st.lists(st.builds(Run, VALUES[int], VALUES[int], VALUES[float]), max_size=5),
     Crash | None: st.none() | st.builds(Crash, VALUES[int], VALUES[int], VALUES[bool], VALUES[str]),
 }

@@ -393,7 +393,7 @@ def test_what_waits_to_be_used_again_makes_room_first(store, run_directory, monk
     store.write(bytearray(LARGE))
     assert len(free(run_directory)) == 1
     rooms = iter([False, True])
-    monkeypatch.setattr(SegmentStore, "_leaves_reserve", lambda self, nbytes: next(rooms))
+    monkeypatch.setattr(segments, "_leaves_reserve", lambda directory, nbytes: next(rooms))
     segment = store.write(bytearray(4 * LARGE))
     assert free(run_directory) == []
     assert segment.path.startswith("shm/")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pickle
 import resource
+import socket
 import sys
 import threading
 from multiprocessing import process
@@ -20,7 +21,9 @@ def test_a_worker_hears_of_the_clients_surroundings(monkeypatch):
     key, file = bytes(process.current_process().authkey), getattr(sys.modules["__main__"], "__file__", None)
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     arguments = ("program", "argument")
-    assert surroundings == ((here, here, "relative", "/absolute"), here, arguments, key, file, "spawn", files)
+    host, *rest = surroundings
+    assert host == socket.gethostname()
+    assert rest == [(here, here, "relative", "/absolute"), here, arguments, key, file, "spawn", files]
 
 
 def test_an_initializer_is_only_opened_when_the_surroundings_are_there():

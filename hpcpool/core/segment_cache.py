@@ -1,0 +1,65 @@
+"""Which of the client's segments a node on another host has, and which it is to let go of. Pure.
+
+A segment crosses to a node once, with the first task that refers to it, and stays for the next ones: those that no task
+there refers to any more go when they have become too many, the longest unused first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+#: Bytes of segments that a node keeps although none of its tasks refers to them now.
+IDLE_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class _Held:
+    nbytes: int
+    #: How many tasks of the node refer to it.
+    uses: int = 0
+
+
+@dataclass(slots=True)
+class SegmentCache:
+    """The segments of one node."""
+
+    idle_limit: int = IDLE_BYTES
+    _held: dict[str, _Held] = field(default_factory=dict)
+    #: Those that no task refers to, the longest unused first.
+    _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _idle_bytes: int = 0
+    #: What each task refers to, if anything.
+    _uses: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    def leased(self, task: int, segments: Iterable[tuple[str, int]]) -> list[str]:
+        """A task is about to go to the node, and refers to these (path, bytes); return those that must go with it."""
+        missing: list[str] = []
+        paths = dict(segments)
+        for path, nbytes in paths.items():
+            held = self._held.get(path)
+            if held is None:
+                held = self._held[path] = _Held(nbytes)
+                missing.append(path)
+            elif not held.uses:
+                del self._idle[path]
+                self._idle_bytes -= held.nbytes
+            held.uses += 1
+        self._uses[task] = tuple(paths)
+        return missing
+
+    def released(self, task: int) -> list[str]:
+        """A task is not on the node any more; return the segments that the node is to let go of."""
+        for path in self._uses.pop(task, ()):
+            held = self._held[path]
+            held.uses -= 1
+            if not held.uses:
+                self._idle[path] = None
+                self._idle_bytes += held.nbytes
+        dropped: list[str] = []
+        while self._idle_bytes > self.idle_limit:
+            path, _ = self._idle.popitem(last=False)
+            self._idle_bytes -= self._held.pop(path).nbytes
+            dropped.append(path)
+        return dropped

@@ -1,0 +1,40 @@
+"""Which peers have been silent for too long. Pure."""
+
+from __future__ import annotations
+
+
+class Silence:
+    """When each peer was last heard of.
+
+    Args:
+        period_s: peers say something at least this often (seconds), and it is looked at as often.
+        timeout_s: who is silent for longer (seconds) is taken for dead.
+    """
+
+    def __init__(self, period_s: float, timeout_s: float) -> None:
+        self._period_s = period_s
+        self._timeout_s = timeout_s
+        self._last_heard: dict[bytes, float] = {}
+        self._look_again_at: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._last_heard)
+
+    def heard(self, peer: bytes, now: float) -> None:
+        """A peer has come, or has said something."""
+        self._last_heard[peer] = now
+
+    def forget(self, peer: bytes) -> None:
+        """A peer has gone, or never says anything; nothing happens if it is not known."""
+        self._last_heard.pop(peer, None)
+
+    def look(self, now: float) -> list[tuple[bytes, float]]:
+        """Return those that are silent for too long, and for how long (seconds). Costs nothing between two periods."""
+        due = self._look_again_at
+        if due is not None and now < due:
+            return []
+        self._look_again_at = now + self._period_s
+        if due is not None and now > due + self._period_s:
+            # We have not been running ourselves (SIGSTOP, a frozen container), and cannot have heard anybody.
+            self._last_heard = dict.fromkeys(self._last_heard, now)
+        return [(peer, now - last) for peer, last in self._last_heard.items() if now - last > self._timeout_s]

@@ -1,0 +1,144 @@
+"""How a manager finds its interchange: it tries all addresses at once, and keeps the first that proves to be it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+
+from hpcpool.wire.stream import Stream
+from hpcpool.wire.tls import TlsEnd, client_context, trouble_of
+
+#: Besides addresses of the form `tcp://host:port` there are paths of local sockets.
+_TCP = "tcp://"
+
+
+class Unreachable(Exception):
+    """No address led to the interchange; the message has a line for each attempt."""
+
+
+def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: float) -> Stream:
+    """Return a stream to the interchange.
+
+    Args:
+        addresses: paths of local sockets, and `tcp://host:port`.
+        authority: the certificate (PEM) by which the interchange is recognised; b"": local sockets only.
+        key: this block's certificate and private key (PEM).
+        timeout_s: for all attempts together.
+
+    Raises:
+        Unreachable: none of them is the interchange.
+    """
+    for path in addresses:
+        if not path.startswith(_TCP):
+            return Stream(_local(path))
+    attempts = _Attempts(addresses, client_context(authority, key))
+    try:
+        return attempts.first(time.monotonic() + timeout_s, timeout_s)
+    finally:
+        attempts.close()
+
+
+def _local(path: str) -> socket.socket:
+    end = socket.socket(socket.AF_UNIX)
+    try:
+        end.connect(path)
+    except OSError as error:
+        end.close()
+        raise Unreachable(f"{path}: {trouble_of(error)}") from error
+    return end
+
+
+class _Attempts:
+    """Connections that are being made, each to one address."""
+
+    def __init__(self, addresses: Sequence[str], context: ssl.SSLContext) -> None:
+        self._context = context
+        self._selector = selectors.DefaultSelector()
+        #: What became of the attempts that are over.
+        self._failures: dict[str, str] = {}
+        self._pending: dict[socket.socket, str] = {}
+        for address in addresses:
+            self._begin(address)
+
+    def _begin(self, address: str) -> None:
+        host, _, port = address.removeprefix(_TCP).rpartition(":")
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            self._failures[address] = str(error)
+            return
+        for family, kind, protocol, _, target in found:
+            end = socket.socket(family, kind, protocol)
+            end.setblocking(False)
+            code = end.connect_ex(target)
+            if code not in (0, errno.EINPROGRESS):
+                self._failures[address] = os.strerror(code)
+                end.close()
+                continue
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._pending[end] = address
+            self._selector.register(end, selectors.EVENT_WRITE)
+
+    def first(self, deadline: float, timeout_s: float) -> Stream:
+        """Return the first that completes its handshake."""
+        while self._pending:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                break
+            for selected, _ in self._selector.select(left_s):
+                end = selected.fileobj
+                assert isinstance(end, socket.socket)
+                if (stream := self._advance(end)) is not None:
+                    return stream
+        for address in self._pending.values():
+            self._failures.setdefault(address, f"no answer in {timeout_s:g} s")
+        lines = "".join(f"\n  {address}: {failure}" for address, failure in self._failures.items())
+        raise Unreachable(f"the interchange cannot be reached from {socket.gethostname()}:{lines}")
+
+    def _advance(self, end: socket.socket) -> Stream | None:
+        """Take the next step of an attempt; return the stream if it was the last."""
+        if not isinstance(end, ssl.SSLSocket):
+            code = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                self._fail(end, os.strerror(code))
+                return None
+            end = self._wrapped(end)
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            self._selector.modify(end, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._selector.modify(end, selectors.EVENT_WRITE)
+        except OSError as error:
+            self._fail(end, trouble_of(error))
+        else:
+            self._selector.unregister(end)
+            del self._pending[end]
+            return Stream(TlsEnd(end))
+        return None
+
+    def _wrapped(self, end: socket.socket) -> ssl.SSLSocket:
+        """Begin the handshake on a connection."""
+        self._selector.unregister(end)
+        address = self._pending.pop(end)
+        wrapped = self._context.wrap_socket(end, do_handshake_on_connect=False)
+        self._pending[wrapped] = address
+        self._selector.register(wrapped, selectors.EVENT_WRITE)
+        return wrapped
+
+    def _fail(self, end: socket.socket, reason: str) -> None:
+        self._failures[self._pending.pop(end)] = reason
+        self._selector.unregister(end)
+        end.close()
+
+    def close(self) -> None:
+        """Give up the attempts that are left."""
+        for end in list(self._pending):
+            end.close()
+        self._pending.clear()
+        self._selector.close()

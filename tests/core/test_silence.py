@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from hpcpool.core.silence import Silence
+
+
+def watch(*peers: bytes) -> Silence:
+    silence = Silence(period_s=5.0, timeout_s=30.0)
+    for peer in peers:
+        silence.heard(peer, 0.0)
+    return silence
+
+
+def run(silence: Silence, until: float, *talkers: bytes) -> list[tuple[bytes, float]]:
+    """Look every second, as somebody does who runs all the time; return what was seen the first time."""
+    for second in range(int(until) + 1):
+        for talker in talkers:
+            silence.heard(talker, float(second))
+        if silent := silence.look(float(second)):
+            return silent
+    return []
+
+
+def test_who_is_silent_for_longer_than_the_timeout_is_named_and_others_are_not():
+    assert run(watch(b"a", b"b"), 100, b"b") == [(b"a", 35.0)]
+
+
+def test_who_speaks_is_never_silent():
+    assert run(watch(b"a"), 1000, b"a") == []
+
+
+def test_who_has_gone_is_forgotten():
+    silence = watch(b"a")
+    silence.forget(b"a")
+    silence.forget(b"never seen")
+    assert run(silence, 100) == []
+    assert len(silence) == 0
+
+
+def test_after_a_pause_of_our_own_all_get_another_timeout():
+    silence = watch(b"a")
+    assert silence.look(0.0) == []
+    assert silence.look(500.0) == []  # we were stopped: nobody could be heard
+    assert [silence.look(float(now)) for now in range(505, 535, 5)] == [[]] * 6
+    assert silence.look(535.0) == [(b"a", 35.0)]
+
+
+def test_between_two_periods_nobody_is_looked_at():
+    silence = watch(b"a")
+    assert silence.look(0.0) == []
+    assert silence.look(4.9) == []
+    silence.heard(b"b", -100.0)
+    assert silence.look(4.95) == []
+    assert silence.look(5.0) == [(b"b", 105.0)]

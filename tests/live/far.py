@@ -1,0 +1,38 @@
+"""A provider for tests: its blocks are processes of this machine that it treats as if they were on another one.
+
+They come over TCP with a key, have a run directory of their own, and share no memory with the client.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from hpcpool.providers.local import LocalDriver, LocalProvider
+
+
+class FarDriver(LocalDriver):
+    is_local = False
+
+
+@dataclass(frozen=True)
+class FarProvider:
+    kind: ClassVar[str] = "far"
+    max_nodes_per_block: ClassVar[int | None] = 1
+
+    def open(self, run_dir: str) -> FarDriver:
+        return FarDriver(LocalProvider().open(run_dir)._epoll, run_dir)
+
+
+def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Make it known to this process and to those that it starts, as an installed package does."""
+    info = folder / "hpcpool_far-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hpcpool-far\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[hpcpool.providers]\nfar = tests.live.far:FarProvider\n", encoding="utf-8")
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{root}")
+    monkeypatch.syspath_prepend(str(folder))

@@ -16,12 +16,14 @@ from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Pr
 from hpcpool.providers.local import LocalProvider
 
 if TYPE_CHECKING:
+    from hpcpool.providers.gridengine import GridEngineProvider
     from hpcpool.providers.slurm import SlurmProvider
 
 __all__ = [
     "ENTRY_POINTS",
     "BlockRequest",
     "Driver",
+    "GridEngineProvider",
     "JobState",
     "JobStatus",
     "LocalProvider",
@@ -36,6 +38,7 @@ ENTRY_POINTS = "hpcpool.providers"
 
 #: The class of each kind that comes with hpcpool, and the module that it is in.
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "gridengine": ("GridEngineProvider", "hpcpool.providers.gridengine"),
     "local": ("LocalProvider", "hpcpool.providers.local"),
     "slurm": ("SlurmProvider", "hpcpool.providers.slurm"),
 }

@@ -5,11 +5,12 @@ Pure: text and argv in, text and values out. `batch_driver` runs the commands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from hpcpool.providers.base import JobStatus, SubmitError
+from hpcpool.providers.base import JobState, JobStatus, SubmitError
 from hpcpool.providers.commands import CommandResult
 
 
@@ -90,3 +91,14 @@ class JobSearch(Protocol):
 
     def parse_find(self, name: str, result: CommandResult) -> str | None:
         """Return the id of the job of this name; None: it is not there, or the command failed."""
+
+
+def all_unknown(job_ids: Sequence[str], words: str) -> Mapping[str, JobStatus]:
+    """Return what is known of jobs when a command failed: nothing, and why."""
+    return dict.fromkeys(job_ids, JobStatus(JobState.UNKNOWN, reason=words))
+
+
+def with_hint(words: str, hints: Sequence[tuple[str, str]]) -> str:
+    """Return the words of a refusal and what to do: of pairs of a pattern and advice, the first that fits."""
+    hint = next((hint for pattern, hint in hints if re.search(pattern, words)), None)
+    return words if hint is None else f"{words} ({hint})"

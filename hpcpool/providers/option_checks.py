@@ -24,6 +24,14 @@ def check_texts(provider: object, *names: str) -> None:
             refuse(provider, name, "text without line breaks, or None")
 
 
+def check_words(provider: object, *names: str) -> None:
+    """Each is None, or text without blanks."""
+    for name in names:
+        value = getattr(provider, name)
+        if value is not None and not is_word(value):
+            refuse(provider, name, "text without blanks, or None")
+
+
 def check_flags(provider: object, *names: str) -> None:
     for name in names:
         if not isinstance(getattr(provider, name), bool):
@@ -75,6 +83,18 @@ def settle_lines(provider: object, name: str, prefix: str) -> None:
         refuse(provider, name, "lines of text that can be printed")
     settled = tuple(line if line.startswith(prefix) else f"{prefix} {line}" for line in lines)
     object.__setattr__(provider, name, settled)
+
+
+def settle_words(provider: object, name: str) -> None:
+    """Make an option, which is a sequence of texts without blanks, a tuple."""
+    value = getattr(provider, name)
+    if not isinstance(value, list | tuple) or not all(map(is_word, value)):
+        refuse(provider, name, "a sequence of texts without blanks")
+    object.__setattr__(provider, name, tuple(value))
+
+
+def is_word(value: object) -> bool:
+    return is_line(value) and len(str(value).split()) == 1 and str(value).strip() == value
 
 
 def is_line(value: object) -> bool:

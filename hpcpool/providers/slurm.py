@@ -14,7 +14,7 @@ from typing import ClassVar
 from hpcpool.errors import signal_name
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus, SubmitError
-from hpcpool.providers.batch import JobRequest, SubmitUnclear
+from hpcpool.providers.batch import JobRequest, SubmitUnclear, all_unknown, with_hint
 from hpcpool.providers.batch_driver import BatchDriver, runs_folder
 from hpcpool.providers.commands import CommandResult, LocalRunner
 from hpcpool.providers.walltime import hours_minutes_seconds
@@ -143,7 +143,7 @@ _REASONS: Sequence[tuple[str, str]] = (
     (r"DependencyNeverSatisfied", _NEVER),
     (r"JobHeldUser", "it will not run until it is released: scontrol release"),
     (r"JobHeldAdmin", "it will not run until an administrator releases it"),
-    (r"JobLaunchFailure|launch failed requeued held", "it could not be started on its nodes"),
+    (r"JobLaunchFailure|launch failed requeued held", f"{_NEVER}: it could not be started on its nodes"),
 )
 
 #: The wait status of a job whose working directory or output file could not be opened.
@@ -217,7 +217,7 @@ class SlurmSystem:
         if result.code != 0:
             if _LOST_ANSWER.search(result.words):
                 raise SubmitUnclear(result.words)
-            raise SubmitError(_with_hint(result.words))
+            raise SubmitError(with_hint(result.words, _HINTS))
         ids = re.findall(r"^(\d+)(?:;\S+)?$", result.stdout, re.ASCII | re.MULTILINE)
         if not ids:
             raise SubmitUnclear(f"sbatch did not print the id of the job: {result.words}")
@@ -242,7 +242,7 @@ class SlurmSystem:
             # Said of a single job only; in a list those that are not known are left out.
             if "Invalid job id" in result.stderr:
                 return {}
-            return _all_unknown(job_ids, result)
+            return all_unknown(job_ids, result.words)
         rows = (line.split(None, 5) for line in result.stdout.splitlines())
         return {row[0]: _from_queue(*row[1:]) for row in rows if len(row) == 6 and row[0] in job_ids}
 
@@ -256,7 +256,7 @@ class SlurmSystem:
         if result.code != 0:
             if "accounting storage is disabled" in result.words or result.was_not_started:
                 return {}
-            return _all_unknown(job_ids, result)
+            return all_unknown(job_ids, result.words)
         rows = (line.split("|") for line in result.stdout.splitlines())
         return {row[0]: _status(row[1], _exit_code(row[2]), "") for row in rows if len(row) == 3 and row[0] in job_ids}
 
@@ -281,7 +281,8 @@ def _status(words: str, exit_code: int | None, reason: str) -> JobStatus:
     state = words.split(" ", 1)[0]
     said = "" if reason in ("None", "(null)") else reason
     if state in _PENDING:
-        return JobStatus(JobState.PENDING, reason=_explained(said) or state)
+        explained = _explained(said)
+        return JobStatus(JobState.PENDING, reason=explained or state, is_stuck=_NEVER in explained)
     if state in _RUNNING:
         return JobStatus(JobState.RUNNING, reason="" if state == "RUNNING" else state)
     if state == "COMPLETED":
@@ -322,15 +323,6 @@ def _exit_code(text: str) -> int | None:
 def _time(text: str) -> float | None:
     """Seconds since the epoch; None for "N/A", "Unknown" and what else stands for no time."""
     return float(text) if re.fullmatch(r"\d{1,11}", text, re.ASCII) else None
-
-
-def _all_unknown(job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
-    return dict.fromkeys(job_ids, JobStatus(JobState.UNKNOWN, reason=result.words))
-
-
-def _with_hint(words: str) -> str:
-    hint = next((hint for pattern, hint in _HINTS if re.search(pattern, words)), None)
-    return words if hint is None else f"{words} ({hint})"
 
 
 def _quoted(text: str) -> str:

@@ -14,22 +14,10 @@ from hpcpool.providers.batch import BatchSystem, JobRequest, JobSearch, SubmitUn
 from hpcpool.providers.commands import CommandResult
 from hpcpool.providers.slurm import SlurmSystem
 from tests.providers.recorded import RESULTS, golden, recorded, refused
+from tests.providers.requests import job
 
 SYSTEM = SlurmSystem(SlurmProvider())
-JOB = JobRequest(
-    name="hpcpool-x1-pool-0",
-    nodes=1,
-    body="exec true\n",
-    cwd="/home/me/run/b0",
-    stdout="/home/me/run/b0/job.out",
-    stderr="/home/me/run/b0/job.err",
-    walltime_s=None,
-)
-
-
-def job(**changes) -> JobRequest:
-    fields = {name: getattr(JOB, name) for name in JobRequest.__slots__}
-    return JobRequest(**{**fields, **changes})
+JOB = job()
 
 
 def lines(options: SlurmProvider, request: JobRequest = JOB) -> list[str]:
@@ -226,10 +214,12 @@ def test_the_states_of_many_jobs_are_read():
         "21": JobStatus(
             JobState.PENDING,
             reason="PartitionNodeLimit: it will never run: the partition does not allow so many nodes, or so few",
+            is_stuck=True,
         ),
         "22": JobStatus(
             JobState.PENDING,
             reason="PartitionTimeLimit: it will never run: the walltime is longer than the partition allows",
+            is_stuck=True,
         ),
         "23": JobStatus(JobState.PENDING, reason="PartitionDown: it will not run until the partition is opened"),
         "24": JobStatus(JobState.ENDED, 0, "exited with code 0"),
@@ -237,6 +227,7 @@ def test_the_states_of_many_jobs_are_read():
         "26": JobStatus(
             JobState.PENDING,
             reason="PartitionConfig: it will never run: no node of the partition has what it asks for",
+            is_stuck=True,
         ),
         "27": JobStatus(JobState.FAILED, -15, "cancelled from outside (CANCELLED)"),
         "28": JobStatus(JobState.PENDING, reason="BeginTime"),
@@ -286,9 +277,9 @@ def test_every_bad_end_is_told_in_words():
     ],
 )
 def test_a_reason_that_does_not_go_away_says_so(reason, never):
-    told = queue(f"1 PENDING N/A N/A 0 {reason}")["1"].reason
-    assert told.startswith(reason)
-    assert ("it will never run" in told) is never
+    told = queue(f"1 PENDING N/A N/A 0 {reason}")["1"]
+    assert told.reason.startswith(reason)
+    assert ("it will never run" in told.reason, told.is_stuck) == (never, never)
 
 
 def test_times_that_are_no_times_are_left_out():

@@ -1,23 +1,34 @@
-"""The batch systems that blocks run on, found by kind: those that come with hpcpool, then those of other packages."""
+"""The batch systems that blocks run on, found by kind: those that come with hpcpool, then those of other packages.
+
+All but the local one are loaded when they are first used.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from hpcpool.errors import ConfigError
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Provider, SubmitError
 from hpcpool.providers.local import LocalProvider
 
+if TYPE_CHECKING:
+    from hpcpool.providers.gridengine import GridEngineProvider
+    from hpcpool.providers.slurm import SlurmProvider
+
 __all__ = [
     "ENTRY_POINTS",
     "BlockRequest",
     "Driver",
+    "GridEngineProvider",
     "JobState",
     "JobStatus",
     "LocalProvider",
     "Provider",
+    "SlurmProvider",
     "SubmitError",
     "provider_class",
 ]
@@ -25,7 +36,25 @@ __all__ = [
 #: The entry-point group in which other packages name their providers, each under its kind.
 ENTRY_POINTS = "hpcpool.providers"
 
-_BUILT_IN: Mapping[str, type[Provider]] = {LocalProvider.kind: LocalProvider}
+#: The class of each kind that comes with hpcpool, and the module that it is in.
+_BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "gridengine": ("GridEngineProvider", "hpcpool.providers.gridengine"),
+    "local": ("LocalProvider", "hpcpool.providers.local"),
+    "slurm": ("SlurmProvider", "hpcpool.providers.slurm"),
+}
+_HOMES: Mapping[str, str] = dict(_BUILT_IN.values())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def provider_class(kind: str) -> type[Provider]:
@@ -36,7 +65,10 @@ def provider_class(kind: str) -> type[Provider]:
     Raises:
         ConfigError: nobody offers this kind, or who does cannot be imported or is not a provider.
     """
-    return _BUILT_IN.get(kind) or _from_entry_point(kind)
+    if kind not in _BUILT_IN:
+        return _from_entry_point(kind)
+    name, home = _BUILT_IN[kind]
+    return getattr(import_module(home), name)  # type: ignore[no-any-return]  # the tests hold that it is one
 
 
 def _from_entry_point(kind: str) -> type[Provider]:

@@ -62,6 +62,10 @@ class JobStatus:
     stderr_tail: str = ""
     #: When the batch system will end the job (seconds since the epoch); None: not started, no limit, or not told.
     ends_at: float | None = None
+    #: When the job started (seconds since the epoch); None: it has not, or it is not told.
+    started_at: float | None = None
+    #: True of a pending job that will not start as it is, however long it waits; `reason` says why.
+    is_stuck: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

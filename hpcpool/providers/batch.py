@@ -5,12 +5,17 @@ Pure: text and argv in, text and values out. `batch_driver` runs the commands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from hpcpool.providers.base import JobStatus
+from hpcpool.providers.base import JobState, JobStatus, SubmitError
 from hpcpool.providers.commands import CommandResult
+
+
+class SubmitUnclear(SubmitError):
+    """The submit command failed, but the job may have been accepted all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +56,7 @@ class BatchSystem(Protocol):
         """Return the job's id.
 
         Raises:
+            SubmitUnclear: the answer does not tell whether the job was accepted.
             SubmitError: it was refused; in the batch system's words, with what to do where that is known.
         """
 
@@ -66,11 +72,33 @@ class BatchSystem(Protocol):
     def history_command(self, job_ids: Sequence[str]) -> tuple[str, ...] | None:
         """Return a command that tells how jobs ended that `status_command` does not name any more; None: there is none.
 
-        Then a job that is not named has ended, and nothing more is known.
+        Then a job that is not named has ended, and only the exit code that its script wrote tells more.
         """
 
     def parse_history(self, job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
-        """As `parse_status`. A job that is not named here either has ended."""
+        """As `parse_status`. A job that is not named here either has ended; without a history, all have."""
 
     def cancel_command(self, job_ids: Sequence[str], *, force: bool) -> tuple[str, ...]:
         """Return the command that ends jobs; with `force`, the one for jobs that have not ended when asked."""
+
+
+@runtime_checkable
+class JobSearch(Protocol):
+    """What a `BatchSystem` has, too, where jobs can be found by name: after a submit command that did not answer."""
+
+    def find_command(self, name: str) -> tuple[str, ...]:
+        """Return the command that finds a job of this name."""
+
+    def parse_find(self, name: str, result: CommandResult) -> str | None:
+        """Return the id of the job of this name; None: it is not there, or the command failed."""
+
+
+def all_unknown(job_ids: Sequence[str], words: str) -> Mapping[str, JobStatus]:
+    """Return what is known of jobs when a command failed: nothing, and why."""
+    return dict.fromkeys(job_ids, JobStatus(JobState.UNKNOWN, reason=words))
+
+
+def with_hint(words: str, hints: Sequence[tuple[str, str]]) -> str:
+    """Return the words of a refusal and what to do: of pairs of a pattern and advice, the first that fits."""
+    hint = next((hint for pattern, hint in hints if re.search(pattern, words)), None)
+    return words if hint is None else f"{words} ({hint})"

@@ -19,6 +19,13 @@ class CommandResult:
     stdout: str
     #: What it wrote to stderr or, with a code of None, why it has none.
     stderr: str
+    #: With a code of None, True: it is certain that nothing was run. Else it may have done its work unseen.
+    was_not_started: bool = False
+
+    @property
+    def is_cut_off(self) -> bool:
+        """True when it did not come to its end, but may have done its work."""
+        return not self.was_not_started if self.code is None else self.code < 0
 
     @property
     def words(self) -> str:
@@ -71,7 +78,7 @@ class LocalRunner:
             )
         except OSError as error:
             reason = error.strerror or str(error)
-            return CommandResult(tuple(argv), None, "", f"{argv[0]} cannot be run: {reason}")
+            return CommandResult(tuple(argv), None, "", f"{argv[0]} cannot be run: {reason}", was_not_started=True)
         except subprocess.TimeoutExpired:
             return CommandResult(tuple(argv), None, "", f"{argv[0]} did not answer within {timeout_s:g} s")
         return CommandResult(tuple(argv), done.returncode, done.stdout, done.stderr)

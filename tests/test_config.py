@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from hpcpool.config import CONFIG_VARIABLE, Config, NodePool, OptionError
+from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
+from hpcpool.launchers import MpiRunLauncher, SrunLauncher, SSHLauncher, WrappedLauncher
 from hpcpool.providers import LocalProvider, provider_class
 from tests.providers.plugin import QUEUE_PROVIDER, install
 from tests.providers.test_base import PaperProvider
@@ -28,6 +30,8 @@ CONFIGS = [
     Config(),
     Config(NodePool(workers_per_node=4)),
     Config(NodePool(name="a-1_b.c", init_blocks=2, min_blocks=1, max_blocks=3), NodePool(name="other", init_blocks=0)),
+    Config(NodePool(worker_init="module load 'x'\nexport A=\"ä\"", env={"A": "it's", "B": ""}, python="/env/python")),
+    Config(NodePool(launcher=SSHLauncher("-p 2222"), container=Container("a.sif", "podman", ("-x",), ("/data",)))),
     Config(heartbeat_period_s=0.5, heartbeat_timeout_s=2, crash_limit=2, loss_limit=0, rerun_lost=False),
     Config(start_failure_limit=1, start_timeout_s=1e9, start_warning_s=0.1, run_dir="/scratch/ä b"),
     Config(addresses=["login1.cluster", "10.0.0.1", "[fe00::1]"], ports="50000-50100"),
@@ -177,9 +181,17 @@ ADDRESSES = ("host names or IP addresses (IPv6 in brackets), or None", [(), "", 
 PORTS = ("a port, or a range", [-1, 65536, "a", "5-1", "1-2-3", (1,), (0, 5), 1.5, None, True, [1, 2, 3], b"1"])
 NONE = ("", [None])
 
+LINES = ("text, lines for the shell", [None, 3, b"true", "a\0b", ["true"], "\udcff"])
+PROGRAM = ("the name or path of a program, or None", ["", 3, b"python", "-c", "a\0b"])
+VARIABLES = ('such as {"OMP_NUM_THREADS": "4"}', [None, "A=1", ["A"], {"A": 1}, {3: "x"}, {"A B": "x"}, {"": "x"}])
+LAUNCHER = ("a launcher, such as SrunLauncher(), or None", ["srun", 3, SrunLauncher, LocalProvider()])
+CONTAINER = ('a container, such as Container("tools.sif"), or None', ["a.sif", 3, Container])
+
 BAD_VALUES = [
     (NodePool, {"workers_per_node": COUNT_FROM_1, "nodes_per_block": COUNT_FROM_1, "max_blocks": COUNT_FROM_1}),
     (NodePool, {"init_blocks": COUNT_FROM_0, "min_blocks": COUNT_FROM_0, "name": NAME}),
+    (NodePool, {"worker_init": LINES, "python": PROGRAM, "env": VARIABLES}),
+    (NodePool, {"launcher": LAUNCHER, "container": CONTAINER}),
     (NodePool, {"nodes_per_block": NONE, "max_blocks": NONE, "init_blocks": NONE, "min_blocks": NONE}),
     (NodePool, {"provider": ("a provider, such as LocalProvider()", ["local", None, LocalProvider, 3, NodePool()])}),
     (Config, {"crash_limit": COUNT_FROM_1, "start_failure_limit": COUNT_FROM_1, "loss_limit": COUNT_FROM_0}),
@@ -205,7 +217,7 @@ def test_a_value_of_the_wrong_type_or_range_is_refused(owner, name, value, valid
     message = str(caught.value)
     assert message.startswith(f"{owner.__name__}.{name} is ")
     assert valid in message
-    assert value is None or type(value).__name__ in message or "an array" in message
+    assert value is None or any(kind in message for kind in (type(value).__name__, "an array", "a table"))
     assert len(message) < 300
     assert isinstance(caught.value, ValueError), "it must also be caught as what the standard library raises"
 
@@ -263,6 +275,31 @@ def test_the_error_of_an_option_survives_pickling():
     assert error.path == ("heartbeat_timeout_s",)
     assert error.related == (("heartbeat_period_s",),)
     assert error.problem == "is 30.0; it must be more than heartbeat_period_s (40.0)"
+
+
+def test_the_environment_of_a_pool_cannot_be_changed():
+    given = {"A": "1"}
+    pool = NodePool(env=given)
+    given["A"] = "2"
+    assert (pool.env, dict(pool.env)) == ({"A": "1"}, {"A": "1"})
+    with pytest.raises(TypeError):
+        pool.env["A"] = "2"
+
+
+@pytest.mark.parametrize(
+    ("pool", "prepares"),
+    [
+        (NodePool(), False),
+        (NodePool(workers_per_node=2), False),
+        (NodePool(worker_init="true"), True),
+        (NodePool(env={"A": "1"}), True),
+        (NodePool(python="python3"), True),
+        (NodePool(launcher=SrunLauncher()), True),
+        (NodePool(container=Container("a.sif")), True),
+    ],
+)
+def test_a_pool_knows_whether_its_nodes_need_more_than_a_manager(pool, prepares):
+    assert pool.prepares_nodes is prepares
 
 
 # Where a configuration comes from
@@ -522,6 +559,11 @@ def test_plain_data_has_every_option_and_the_kind_of_each_provider():
                 "init_blocks": 1,
                 "min_blocks": 0,
                 "max_blocks": 1,
+                "worker_init": "",
+                "env": {},
+                "python": None,
+                "launcher": None,
+                "container": None,
             }
         ],
         "heartbeat_period_s": 5.0,
@@ -570,6 +612,87 @@ def test_another_process_reads_the_same_from_the_json():
     code = "import sys; from hpcpool.config import Config; print(Config.from_json(sys.stdin.buffer.read()))"
     done = subprocess.run([sys.executable, "-c", code], input=config.to_json(), capture_output=True, check=True)
     assert done.stdout.decode().strip() == repr(config)
+
+
+# What runs on the nodes
+
+
+@pytest.mark.parametrize(
+    ("text", "pool"),
+    [
+        ("worker_init = '''\nmodule load x\n'''", NodePool(worker_init="module load x\n")),
+        ("env = {A = '1', B = ''}", NodePool(env={"A": "1", "B": ""})),
+        ("[node_pools.env]\nA = '1'", NodePool(env={"A": "1"})),
+        ("python = 'python3'", NodePool(python="python3")),
+        ("launcher = 'srun'", NodePool(launcher=SrunLauncher())),
+        ("launcher = {kind = 'mpirun', overrides = '-x A'}", NodePool(launcher=MpiRunLauncher("-x A"))),
+        ("[node_pools.launcher]\nkind = 'wrapped'\nprepend = 'nice'", NodePool(launcher=WrappedLauncher("nice"))),
+        ("container = 'a.sif'", NodePool(container=Container("a.sif"))),
+        (
+            "[node_pools.container]\nimage = 'a'\nruntime = 'docker'\noptions = ['--gpus', 'all']\nmounts = ['/data']",
+            NodePool(container=Container("a", "docker", ("--gpus", "all"), ("/data",))),
+        ),
+    ],
+)
+def test_a_file_says_what_runs_on_the_nodes(toml, text, pool):
+    config = Config.from_toml(toml(f"[[node_pools]]\n{text}"))
+    assert config == Config(pool)
+    assert Config.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        ("env = {A = 1}", 2, "env is {'A': 1} (a table); valid: environment variables with their texts"),
+        (
+            "launcher = 'srn'",
+            2,
+            "launcher cannot be used: no launcher of kind 'srn'; did you mean 'srun'? (known: single",
+        ),
+        ("launcher = 3", 2, "launcher is 3 (int); valid: a kind such as 'srun', or a table with kind and options"),
+        ("launcher = {overrides = '-x'}", 2, "launcher has no kind; write for example kind = 'srun'"),
+        ("launcher = {kind = 3}", 2, "launcher.kind is 3 (int); valid: the name of a launcher, such as 'srun'"),
+        (
+            "launcher = {kind = 'srun', override = ''}",
+            2,
+            "launcher.override is not an option; did you mean 'overrides'?",
+        ),
+        ("launcher = {kind = 'srun', overrides = 3}", 2, "launcher.overrides is 3 (int); valid: str"),
+        ("launcher = 'wrapped'", 2, "launcher needs prepend as well"),
+        (
+            "launcher = {kind = 'srun', overrides = '\"'}",
+            2,
+            "launcher is refused: SrunLauncher.overrides is '\"'; it is",
+        ),
+        ("container = 3", 2, "container is 3 (int); valid: an image, or a table with image and other options"),
+        ("container = {}", 2, "container needs image as well"),
+        (
+            "container = {image = 'a', kind = 'podman'}",
+            2,
+            "container.kind is not an option (valid: image, runtime, opti",
+        ),
+        ("container = {image = 'a', options = [1]}", 2, "container.options is [1] (an array); valid: tuple[str, ...]"),
+        ("container = {image = 'a', runtime = 'x'}", 2, "container is refused: Container.runtime is 'x'; valid: appta"),
+        ("python = ''", 2, "python is '' (str); valid: the name or path of a program, or None"),
+    ],
+)
+def test_what_cannot_run_on_the_nodes_is_refused_with_its_line(toml, text, line, problem):
+    path = toml(f"[[node_pools]]\n{text}")
+    with pytest.raises(ConfigError) as caught:
+        Config.from_toml(path)
+    assert str(caught.value).startswith(f"{path}, line {line}: node_pools[0].{problem}")
+
+
+@dataclasses.dataclass(frozen=True)
+class OurLauncher(SrunLauncher):
+    """Says that it is another."""
+
+
+def test_a_launcher_that_would_be_rebuilt_as_another_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"OurLauncher\(.*\) cannot be rebuilt: its kind 'srun' is that of another class"
+    ):
+        Config(NodePool(launcher=OurLauncher())).to_json()
 
 
 # Providers of other packages

@@ -24,6 +24,9 @@ MAX_LINES = 550
 #: Started on thousands of nodes on a shared file system: each module that they import is read by all of them.
 LEAN = tuple(f"processes.{name}" for name in ("worker", "fork_server", "sessions", "start_command", "limits", "census"))
 
+#: Texts for the nodes of a block: pure, and below what they are options of.
+NODE_TEXTS = ("supervision", "launchers", "containers", "block_script")
+
 #: What a layer may import of the package, next to itself. The first pattern that matches a module decides its layer;
 #: `x` matches the module or package x and all that is in it.
 LAYERS: dict[str, tuple[str, ...]] = {
@@ -31,9 +34,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "core": ("errors",),
     "wire": ("errors",),
     "providers": ("errors",),
-    "config": ("errors", "providers"),
+    **dict.fromkeys(NODE_TEXTS, ("errors", *NODE_TEXTS)),
+    "config": ("errors", "providers", *NODE_TEXTS),
     **dict.fromkeys(LEAN, ("errors", "wire", *LEAN)),
-    "processes": ("config", "core", "errors", "providers", "wire", *LEAN),
+    "processes": ("config", "core", "errors", "providers", "wire", *LEAN, *NODE_TEXTS),
     "integrations": ("*",),
     "tools": ("*",),
     "": ("*",),  # hpcpool/__init__.py: the public names

@@ -12,10 +12,11 @@ import operator
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
+from hpcpool.config.frozen_mapping import FrozenMapping
 from hpcpool.errors import ConfigError
 
 T = TypeVar("T")
@@ -123,6 +124,30 @@ def _ports(value: Any) -> tuple[int, int]:
     return first, last
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise TypeError
+    value.encode()  # as for a folder
+    return value
+
+
+def _program(value: Any) -> str:
+    # Not made absolute: it is one of another machine, and may be a name that is looked up there.
+    name = _text(os.fspath(value))
+    if not name or name.startswith("-"):
+        raise ValueError
+    return name
+
+
+def _variables(value: Any) -> FrozenMapping[str]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    for name in value:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise ValueError
+    return FrozenMapping({str(name): _text(text) for name, text in value.items()})
+
+
 def or_none(rule: Rule) -> Rule:
     return Rule(f"{rule.valid}, or None", lambda value: None if value is None else rule.settle(value))
 
@@ -133,6 +158,9 @@ NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or d
 FOLDER = Rule("the path of a folder", _folder)
 ADDRESSES = Rule("host names or IP addresses (IPv6 in brackets)", _addresses)
 PORTS = Rule("a port, or a range such as '50000-50100'; 0: any", _ports)
+SHELL_LINES = Rule("text, lines for the shell", _text)
+PROGRAM = Rule("the name or path of a program", _program)
+VARIABLES = Rule('environment variables with their texts, such as {"OMP_NUM_THREADS": "4"}', _variables)
 
 
 def settle(owner: Any) -> None:
@@ -168,7 +196,10 @@ def did_you_mean(name: object, valid: Sequence[str]) -> str:
     """What to add to a message about a name that does not exist."""
     import difflib  # only a mistake needs it
 
-    near = difflib.get_close_matches(str(name).lower().replace("-", "_"), valid, n=1)
+    given = str(name).lower().replace("-", "_")
+    # A name that was only begun is nearer than one that is as long.
+    begun = [option for option in valid if len(given) > 3 and option.startswith(given)]
+    near = begun or difflib.get_close_matches(given, valid, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 

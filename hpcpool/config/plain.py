@@ -6,13 +6,15 @@ import dataclasses
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from hpcpool.config.options import OptionError, Path, did_you_mean, misfit, shown, within
 from hpcpool.config.values import Config, NodePool
+from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
+from hpcpool.launchers import Launcher, launcher_class
 from hpcpool.providers import Provider, provider_class
 
 _T = TypeVar("_T")
@@ -45,39 +47,68 @@ def config_from(data: object) -> Config:
 def _node_pool(data: object, path: Path) -> NodePool:
     options = _table(data, path)
     _check_keys(options, NodePool, path, others=Config)
-    if "provider" in options:
-        options["provider"] = _provider_from(options["provider"], (*path, "provider"))
+    for name, family in _FAMILIES.items():
+        if options.get(name) is not None:
+            options[name] = _member_from(options[name], family, (*path, name))
+    if options.get("container") is not None:
+        options["container"] = _container_from(options["container"], (*path, "container"))
     return _made(NodePool, (), options, path)
 
 
-def _provider_from(data: object, path: Path) -> Provider:
-    """Build a provider from its kind alone, or from a table of its kind and options."""
+class _Family(NamedTuple):
+    """Values of several classes, which are told apart by their kind."""
+
+    #: What one of them is called, and a kind for messages.
+    noun: str
+    example: str
+    class_of: Callable[[str], type[Any]]
+
+
+_FAMILIES = {
+    "provider": _Family("provider", "local", provider_class),
+    "launcher": _Family("launcher", "srun", launcher_class),
+}
+
+
+def _member_from(data: object, family: _Family, path: Path) -> object:
+    """Build a member from its kind alone, or from a table of its kind and options."""
     if isinstance(data, str):
-        return _provider_of(data, {}, path, at=path)
-    options = _table(data, path, "a kind such as 'local', or a table with kind and options")
+        return _member_of(family, data, {}, path, at=path)
+    options = _table(data, path, f"a kind such as {family.example!r}, or a table with kind and options")
     if "kind" not in options:
-        raise misfit(path, "has no kind; write for example kind = 'local'")
-    return _provider_of(options.pop("kind"), options, path, at=(*path, "kind"))
+        raise misfit(path, f"has no kind; write for example kind = {family.example!r}")
+    return _member_of(family, options.pop("kind"), options, path, at=(*path, "kind"))
 
 
-def _provider_of(kind: object, options: dict[str, object], path: Path, at: Path) -> Provider:
-    """Build a provider; `at` is where its kind is written."""
+def _member_of(family: _Family, kind: object, options: dict[str, object], path: Path, at: Path) -> object:
+    """Build a member; `at` is where its kind is written."""
     if not isinstance(kind, str):
-        raise misfit(at, f"is {shown(kind)}; valid: the name of a provider, such as 'local'")
+        raise misfit(at, f"is {shown(kind)}; valid: the name of a {family.noun}, such as {family.example!r}")
     try:
-        provider_type: Any = provider_class(kind)
+        member_type = family.class_of(kind)
     except ConfigError as error:
         raise misfit(at, f"cannot be used: {error}") from error.__cause__
-    _check_keys(options, provider_type, path, also=["kind"])
-    hints = typing.get_type_hints(provider_type, include_extras=True)
+    return _value_from(member_type, options, path, also=["kind"])
+
+
+def _container_from(data: object, path: Path) -> Container:
+    """Build a container from its image alone, or from a table of its options."""
+    if isinstance(data, str):
+        data = {"image": data}
+    return _value_from(Container, _table(data, path, "an image, or a table with image and other options"), path)
+
+
+def _value_from(value_type: type[_T], options: dict[str, object], path: Path, also: Collection[str] = ()) -> _T:
+    """Build a value of options that are typed by its fields and checked by itself."""
+    _check_keys(options, value_type, path, also=also)
+    hints = typing.get_type_hints(value_type, include_extras=True)
     values = {name: _converted(value, hints[name], (*path, name)) for name, value in options.items()}
-    if missing := [name for name in _required(provider_type) if name not in values]:
+    if missing := [name for name in _required(value_type) if name not in values]:
         raise misfit(path, f"needs {', '.join(missing)} as well")
     try:
-        provider: Provider = provider_type(**values)
+        return value_type(**values)
     except (TypeError, ValueError) as error:  # its own checks
         raise misfit(path, f"is refused: {error}") from error
-    return provider
 
 
 def _made(value_type: Callable[..., _T], positional: Iterable[object], options: dict[str, Any], path: Path) -> _T:
@@ -138,25 +169,33 @@ def _required(owner: type[Any]) -> Iterator[str]:
 
 def plain_config(config: Config) -> dict[str, object]:
     """All options as plain data, from which `config_from` makes an equal value; raises as `Config.to_dict` does."""
-    plain = {option.name: _plain_value(getattr(config, option.name)) for option in fields(config)}
+    plain = {option.name: _plain_option(getattr(config, option.name)) for option in fields(config)}
     return plain | {"node_pools": [_plain_pool(pool) for pool in config.node_pools]}
 
 
-def _plain_value(value: object) -> object:
+def _plain_option(value: object) -> object:
     """A value as TOML and JSON have it: they know only one kind of sequence."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def _plain_pool(pool: NodePool) -> dict[str, object]:
-    plain = {option.name: _plain_value(getattr(pool, option.name)) for option in fields(pool)}
-    return plain | {"provider": _plain_provider(pool.provider)}
+    plain = {option.name: _plain_option(getattr(pool, option.name)) for option in fields(pool)}
+    members = {name: _plain_member(getattr(pool, name), family) for name, family in _FAMILIES.items()}
+    container = None if pool.container is None else _plain_value(pool.container)
+    return plain | members | {"container": container, "env": dict(pool.env)}
 
 
-def _plain_provider(provider: Provider) -> dict[str, object]:
-    if provider_class(provider.kind) is not type(provider):
-        raise ConfigError(f"{provider!r} cannot be rebuilt: its kind {provider.kind!r} is that of another class")
+def _plain_member(member: Provider | Launcher | None, family: _Family) -> dict[str, object] | None:
+    if member is None:
+        return None
+    if family.class_of(member.kind) is not type(member):
+        raise ConfigError(f"{member!r} cannot be rebuilt: its kind {member.kind!r} is that of another class")
+    return {"kind": member.kind, **_plain_value(member)}
+
+
+def _plain_value(value: object) -> dict[str, object]:
     try:
-        plain: dict[str, object] = msgspec.to_builtins(provider)
+        plain: dict[str, object] = msgspec.to_builtins(value)
     except TypeError as error:
-        raise ConfigError(f"{provider!r} has an option that is not a plain value: {error}") from error
-    return {"kind": provider.kind, **plain}
+        raise ConfigError(f"{value!r} has an option that is not a plain value: {error}") from error
+    return plain

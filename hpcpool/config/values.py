@@ -17,7 +17,10 @@ from hpcpool.config.options import (
     FOLDER,
     NAME,
     PORTS,
+    PROGRAM,
     SECONDS,
+    SHELL_LINES,
+    VARIABLES,
     Rule,
     call_text,
     misfit,
@@ -29,7 +32,9 @@ from hpcpool.config.options import (
     whole,
     with_hints,
 )
+from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
+from hpcpool.launchers import Launcher
 from hpcpool.providers import LocalProvider, Provider
 
 #: Names a TOML file to use where no configuration is given.
@@ -42,6 +47,18 @@ def _provider(value: Any) -> Provider:
     return value
 
 
+def _launcher(value: Any) -> Launcher:
+    if isinstance(value, type) or not isinstance(value, Launcher) or not dataclasses.is_dataclass(value):
+        raise TypeError
+    return value
+
+
+def _container(value: Any) -> Container:
+    if not isinstance(value, Container):
+        raise TypeError
+    return value
+
+
 def _pools(value: Any) -> tuple[NodePool, ...]:
     if not isinstance(value, tuple) or not value or not all(isinstance(pool, NodePool) for pool in value):
         raise TypeError
@@ -49,6 +66,8 @@ def _pools(value: Any) -> tuple[NodePool, ...]:
 
 
 _PROVIDER = Rule("a provider, such as LocalProvider()", _provider)
+_LAUNCHER = Rule("a launcher, such as SrunLauncher()", _launcher)
+_CONTAINER = Rule('a container, such as Container("tools.sif")', _container)
 _POOLS = Rule("only node pools, as in Config(NodePool(LocalProvider()))", _pools)
 
 
@@ -76,6 +95,18 @@ class NodePool:
     min_blocks: int = field(default=0, metadata=option_of(whole(0)))
     #: The most blocks at one time.
     max_blocks: int = field(default=1, metadata=option_of(whole(1)))
+    #: Lines of bash that each node runs before its manager: `module load`, `source activate`. One that fails is no
+    #: error unless it ends the shell.
+    worker_init: str = field(default="", metadata=option_of(SHELL_LINES))
+    #: Environment variables that each node sets before `worker_init`.
+    env: Mapping[str, str] = field(default_factory=dict, metadata=option_of(VARIABLES))
+    #: The interpreter on the nodes, a path or a name that `worker_init` puts on the `PATH`; None: the path of this one,
+    #: in a container `python3`.
+    python: str | None = field(default=None, metadata=option_of(or_none(PROGRAM)))
+    #: How the nodes of a block are reached from its first one; None: as it is usual with the provider.
+    launcher: Launcher | None = field(default=None, metadata=option_of(or_none(_LAUNCHER)))
+    #: The container that managers and workers run in; None: none.
+    container: Container | None = field(default=None, metadata=option_of(or_none(_CONTAINER)))
 
     def __post_init__(self) -> None:
         settle(self)
@@ -87,6 +118,11 @@ class NodePool:
         most = self.provider.max_nodes_per_block
         if most is not None and self.nodes_per_block > most:
             refuse(self, "nodes_per_block", f"must not be more than {most} with {self.provider!r}", "provider")
+
+    @property
+    def prepares_nodes(self) -> bool:
+        """Whether an option asks for more on the nodes than the manager's bare command."""
+        return bool(self.worker_init or self.env or self.python or self.launcher or self.container)
 
     def __repr__(self) -> str:
         return call_text(self, [repr(self.provider)], NodePool())

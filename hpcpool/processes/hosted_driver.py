@@ -36,7 +36,9 @@ class Unhost(NamedTuple):
 
 def is_hosted(pool: NodePool) -> bool:
     """Say whether the blocks of a pool need no process of their own: there is only one at a time, and it is here."""
-    return isinstance(pool.provider, LocalProvider) and not pool.provider.own_process and pool.max_blocks == 1
+    if not isinstance(pool.provider, LocalProvider) or pool.prepares_nodes:
+        return False
+    return not pool.provider.own_process and pool.max_blocks == 1
 
 
 class HostedDriver:

@@ -481,7 +481,7 @@ max_block = 3
         (
             "[[node_pools]]\nprovider = 'locl'",
             2,
-            "node_pools[0].provider cannot be used: no provider of kind 'locl'; did you mean 'local'? (known: local",
+            "node_pools[0].provider cannot be used: no provider of kind 'locl'; did you mean 'local'? (known: ",
         ),
         (
             "[[node_pools]]\n\n[node_pools.provider]\nkind = 'locl'",

@@ -24,6 +24,11 @@ from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
 #: Buffers below this stay inside the pickle: an own frame costs about as much as copying this many bytes.
 OUT_OF_BAND_BYTES = 16 * 1024
 
+#: Types whose values plain pickle writes as they are: no buffer, no future and nothing of `__main__` can be in them.
+_SIMPLE = frozenset({type(None), bool, int, float, complex})
+#: The same for functions that are found by their names.
+_BY_NAME = frozenset({types.FunctionType, types.BuiltinFunctionType})
+
 #: In a pickle: something of `__main__` by reference, which a worker could not follow.
 _MAIN = b"__main__"
 #: The module of pipe ends. Plain pickle copies the number of a descriptor, which is another one in a worker.
@@ -174,6 +179,10 @@ def pickle_call(
 
     Raises whatever makes the arguments impossible to pickle (`SystemExit` becomes `PicklingError`).
     """
+    if not references and not kwargs and type(fn) in _BY_NAME:
+        simple = _pickle_simple((fn, args, kwargs), args)
+        if simple is not None:
+            return PickledCall(simple, ())
     keeper = _CAPTURING if store is None else _Keeper(store, is_captured=True)
     try:
         payload, futures = _pickle((fn, _lifted(args, store), kwargs), references or _NO_REFERENCES, keeper)
@@ -197,11 +206,31 @@ def pickle_value(
         store: makes segments of large buffers.
         no_future: what a `TypeError` says if there is a future in it.
     """
+    if (simple := _pickle_simple(value, (value,))) is not None:
+        return simple
     keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING
     payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
     if futures:
         raise TypeError(no_future)
     return payload
+
+
+def _pickle_simple(obj: Any, values: tuple[Any, ...]) -> Payload | None:
+    """Pickle an object of which only these values are the user's, if they are simple and small; else return None.
+
+    A shortcut for the calls that should cost next to nothing: what it returns is what the long way would.
+    """
+    for value in values:
+        kind = type(value)
+        if kind not in _SIMPLE and ((kind is not str and kind is not bytes) or len(value) >= OUT_OF_BAND_BYTES):
+            return None
+    if by_value.has_registered_modules():
+        return None
+    try:
+        data = pickle.dumps(obj, 5)
+    except Exception:  # noqa: BLE001 - a function that is not found by its name: the thorough ways know what to do
+        return None
+    return Payload(data) if len(data) < OUT_OF_BAND_BYTES and _MAIN not in data else None
 
 
 class _Bytes:
@@ -296,6 +325,8 @@ def unpickle(payload: Payload, *, is_last: bool = False) -> Any:
         is_last: nobody will open its segments again.
     """
     data, buffers = payload
+    if not buffers and type(data) is not Segment:
+        return pickle.loads(data)
     if type(data) is Segment:
         data = data.view(is_last=is_last)
     if buffers:
@@ -305,12 +336,13 @@ def unpickle(payload: Payload, *, is_last: bool = False) -> Any:
 
 def unpickle_call(payloads: Sequence[Payload]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Rebuild a call from its own payload and those of the results that it depends on, in placeholder order."""
+    if len(payloads) == 1:
+        return unpickle(payloads[0])  # type: ignore[no-any-return]
     _dependencies[:] = [unpickle(payload) for payload in payloads[1:]]
     try:
-        fn, args, kwargs = unpickle(payloads[0])
+        return unpickle(payloads[0])  # type: ignore[no-any-return]
     finally:
         _dependencies.clear()
-    return fn, args, kwargs
 
 
 def dumps_by_value(obj: Any) -> bytes:

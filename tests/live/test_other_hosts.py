@@ -38,8 +38,7 @@ def far_nodes(blocks: int = 1, **options) -> Config:
 
 
 def managers(pool: HPCPoolExecutor) -> list[psutil.Process]:
-    interchange = next(child for child in psutil.Process().children() if "interchange" in child.cmdline())
-    return Pool(interchange).of_role("manager")
+    return Pool.below(os.getpid()).of_role("manager")
 
 
 def connection_file(process: psutil.Process) -> Path:

@@ -16,17 +16,21 @@ from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Pr
 from hpcpool.providers.local import LocalProvider
 
 if TYPE_CHECKING:
+    from hpcpool.providers.flux import FluxProvider
     from hpcpool.providers.gridengine import GridEngineProvider
+    from hpcpool.providers.oar import OARProvider
     from hpcpool.providers.slurm import SlurmProvider
 
 __all__ = [
     "ENTRY_POINTS",
     "BlockRequest",
     "Driver",
+    "FluxProvider",
     "GridEngineProvider",
     "JobState",
     "JobStatus",
     "LocalProvider",
+    "OARProvider",
     "Provider",
     "SlurmProvider",
     "SubmitError",
@@ -38,8 +42,10 @@ ENTRY_POINTS = "hpcpool.providers"
 
 #: The class of each kind that comes with hpcpool, and the module that it is in.
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "flux": ("FluxProvider", "hpcpool.providers.flux"),
     "gridengine": ("GridEngineProvider", "hpcpool.providers.gridengine"),
     "local": ("LocalProvider", "hpcpool.providers.local"),
+    "oar": ("OARProvider", "hpcpool.providers.oar"),
     "slurm": ("SlurmProvider", "hpcpool.providers.slurm"),
 }
 _HOMES: Mapping[str, str] = dict(_BUILT_IN.values())

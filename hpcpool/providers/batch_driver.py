@@ -288,7 +288,9 @@ class BatchDriver:
         result = self._run(self._system.cancel_command(ids, force=force), _ASK_TIMEOUT_S)
         logger.info("jobs=%s cancelled%s", ",".join(ids), " by force" if force else "")
         if result.code != 0:
-            logger.warning("jobs=%s cancelling says: %s", ",".join(ids), result.words)
+            # By force, a second time, most jobs are over, which some commands call an error.
+            level = logging.INFO if force else logging.WARNING
+            logger.log(level, "jobs=%s cancelling says: %s", ",".join(ids), result.words)
         # Some commands fail as a whole because one of the jobs is over. Those that could not be asked are asked again.
         if result.code is not None:
             for job in jobs:

@@ -132,7 +132,7 @@ _NEVER = "it will never run"
 _REASONS: Sequence[tuple[str, str]] = (
     (r"PartitionNodeLimit", f"{_NEVER}: the partition does not allow so many nodes, or so few"),
     (r"PartitionTimeLimit", f"{_NEVER}: the walltime is longer than the partition allows"),
-    (r"PartitionConfig", f"{_NEVER}: no node of the partition has what it asks for"),
+    (r"PartitionConfig", f"{_NEVER}: the partition does not have, or not allow, what it asks for"),
     (r"PartitionDown|PartitionInactive", "it will not run until the partition is opened"),
     (r"AccountNotAllowed|InvalidAccount", f"{_NEVER}: the account may not be used here"),
     (r"QOSNotAllowed|InvalidQOS", f"{_NEVER}: the qos may not be used here"),
@@ -299,7 +299,7 @@ def _end_in_words(words: str, exit_code: int | None, reason: str) -> str:
         parts.append("it could not be started: its folder cannot be reached from the node, or is not writable there")
     elif state == "FAILED" and exit_code is not None:
         parts.append(f"exited with code {exit_code}" if exit_code >= 0 else f"killed by {signal_name(-exit_code)}")
-    told = state if reason in ("", "NonZeroExitCode", "JobLaunchFailure") else f"{state}, {reason}"
+    told = state if reason in ("", "NonZeroExitCode", "JobLaunchFailure", "TimeLimit") else f"{state}, {reason}"
     return f"{'; '.join(filter(None, parts)) or 'failed'} ({told})"
 
 

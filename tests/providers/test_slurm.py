@@ -226,7 +226,7 @@ def test_the_states_of_many_jobs_are_read():
         "25": JobStatus(JobState.FAILED, -9, "killed by SIGKILL (FAILED)"),
         "26": JobStatus(
             JobState.PENDING,
-            reason="PartitionConfig: it will never run: no node of the partition has what it asks for",
+            reason="PartitionConfig: it will never run: the partition does not have, or not allow, what it asks for",
             is_stuck=True,
         ),
         "27": JobStatus(JobState.FAILED, -15, "cancelled from outside (CANCELLED)"),

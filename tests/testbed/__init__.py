@@ -1,0 +1,1 @@
+"""Real batch systems, small ones, which these tests install from Debian and start by themselves."""

@@ -1,0 +1,143 @@
+"""What a batch system needs of the machine: its packages, free ports, and daemons that end. No test is here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+#: Above what any of it takes, and below the time limit of a test. A Slurm looks at walltimes every 30 s only.
+PATIENCE_S = 110.0
+_LOCK = "/var/lock/hpcpool-testbed"
+#: Debian asks it before it starts the services of a package that it installs.
+_POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def require(*packages: str) -> None:
+    """Install Debian packages, without starting their services; skip the test where that cannot be done."""
+    if os.geteuid() != 0:
+        pytest.skip(f"installing and running {packages[0]} needs root")
+    if shutil.which("apt-get") is None or not os.path.exists("/etc/debian_version"):
+        pytest.skip(f"{packages[0]} is installed from Debian's packages, and this is not Debian")
+    # Test runs side by side install one after the other, so that none of them starts services.
+    with open(_LOCK, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [package for package in packages if not _is_installed(package)]
+        if missing:
+            _install(missing)
+
+
+def _is_installed(package: str) -> bool:
+    query = ["dpkg-query", "-W", "-f", "${Status}", package]
+    return "ok installed" in subprocess.run(query, capture_output=True, text=True, check=False).stdout
+
+
+def _install(packages: Sequence[str]) -> None:
+    had_policy = _POLICY.exists()
+    if not had_policy:
+        _POLICY.write_text("#!/bin/sh\nexit 101\n")
+        _POLICY.chmod(0o755)
+    try:
+        done = _apt_get("install", "--no-install-recommends", *packages)
+        if done.returncode != 0:  # the lists are old, or not there
+            _apt_get("update")
+            done = _apt_get("install", "--no-install-recommends", *packages)
+        if done.returncode != 0:
+            pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stdout[-500:]}")
+    finally:
+        if not had_policy:
+            _POLICY.unlink()
+
+
+def _apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "-y", "-q", "-o", "DPkg::Lock::Timeout=60", *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports: list[int] = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition comes true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.1)
+
+
+#: Starts and stops one command as it reads, and stops it for good when nobody can tell it anything any more.
+_KEEP = """
+pid=
+stop() { if [ -n "$pid" ]; then kill "$pid"; wait "$pid"; pid=; fi; }
+while read -r word; do
+    if [ "$word" = start ]; then "$@" >> "$LOG" 2>&1 < /dev/null & pid=$!; else stop; fi
+    echo done
+done
+stop
+"""
+
+
+class Daemons:
+    """Servers, each with a log and a keeper: a child of the tests that stays when the server is stopped for a while.
+
+    Args:
+        folder: for the logs.
+        environment: added to that of the tests.
+    """
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._folder = folder
+        self._environment = environment
+        self._keepers: dict[str, subprocess.Popen[str]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a server; again after `stop`: with the command that it had."""
+        if name not in self._keepers:
+            self._keepers[name] = subprocess.Popen(
+                ["sh", "-c", _KEEP, "keep", *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **self._environment, "LOG": str(self._folder / f"{name}.log")},
+                text=True,
+            )
+        self._tell(name, "start")
+
+    def stop(self, name: str) -> None:
+        self._tell(name, "stop")
+
+    def stop_all(self) -> None:
+        """Stop them and their keepers, the last one first."""
+        for keeper in reversed(list(self._keepers.values())):
+            keeper.communicate(timeout=PATIENCE_S)
+
+    def logs(self) -> str:
+        """The ends of all logs, for a failure."""
+        logs = self._folder.glob("*.log")
+        return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in logs)
+
+    def _tell(self, name: str, word: str) -> None:
+        keeper = self._keepers[name]
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        keeper.stdin.write(f"{word}\n")
+        keeper.stdin.flush()
+        assert keeper.stdout.readline() == "done\n"

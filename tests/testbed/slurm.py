@@ -1,0 +1,111 @@
+"""A Slurm of two nodes on loopback: munged, slurmctld and two slurmd's. No test is here."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+from pathlib import Path
+
+from tests.testbed.machine import Daemons, free_ports, require, until
+
+NODES = ("node1", "node2")
+#: Seconds that a job has between SIGTERM and SIGKILL.
+KILL_WAIT_S = 3
+#: Partitions: `main` for most, `brief` for jobs of up to two minutes, `closed` for none.
+_CONF = """\
+ClusterName=testbed
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/%n.pid
+SlurmdParameters=config_overrides
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+KillWait={kill_wait}
+"""
+_NODE = "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs=4 RealMemory=4000 State=UNKNOWN\n"
+_PARTITIONS = """\
+PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=60 State=UP
+PartitionName=brief Nodes=ALL MaxTime=2 State=UP
+PartitionName=closed Nodes=ALL State=DOWN
+"""
+
+
+class Slurm:
+    """Started by `start`; `environment` is what its commands need.
+
+    Args:
+        folder: an empty one; its path is short, because a socket's has at most 107 bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
+        self._daemons = Daemons(folder, self.environment)
+
+    def start(self) -> None:
+        require("slurmctld", "slurmd", "slurm-client", "munge")
+        self._write_configuration()
+        self._start_munge()
+        self.start_controller()
+        for name in NODES:
+            self._daemons.start(name, "slurmd", "-D", "-N", name)
+        until(self._are_nodes_ready, f"nodes are ready\n{self._daemons.logs()}")
+
+    def stop(self) -> None:
+        self._daemons.stop_all()
+
+    def start_controller(self) -> None:
+        self._daemons.start("slurmctld", "slurmctld", "-D")
+        until(lambda: " is UP" in self.run("scontrol", "ping"), "the controller answers")
+
+    def stop_controller(self) -> None:
+        self._daemons.stop("slurmctld")
+
+    def run(self, *command: str) -> str:
+        """What one of Slurm's commands prints."""
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+
+    def jobs_left(self) -> list[str]:
+        """The jobs that wait, run, or are about to end."""
+        return self.run("squeue", "-h", "-o", "%A %T").splitlines()
+
+    def _write_configuration(self) -> None:
+        ports = free_ports(1 + len(NODES))
+        host = socket.gethostname().partition(".")[0]
+        text = _CONF.format(host=host, port=ports[0], folder=self._folder, kill_wait=KILL_WAIT_S)
+        text += "".join(_NODE.format(name=name, port=port) for name, port in zip(NODES, ports[1:], strict=True))
+        (self._folder / "slurm.conf").write_text(text + _PARTITIONS)
+        for name in ("state", *NODES):
+            (self._folder / name).mkdir()
+
+    def _start_munge(self) -> None:
+        key = self._folder / "munge.key"
+        key.touch(0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        places = {"key-file": key, "socket": self._folder / "munge.socket"} | {
+            f"{name}-file": self._folder / f"munge.{name}" for name in ("pid", "log", "seed")
+        }
+        # --force: a private folder is no trouble, all of it runs as root.
+        self._daemons.start("munged", "munged", "-F", "--force", *(f"--{name}={path}" for name, path in places.items()))
+        until((self._folder / "munge.socket").exists, "munged listens")
+
+    def _are_nodes_ready(self) -> bool:
+        return self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle"] * len(NODES)

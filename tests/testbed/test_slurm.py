@@ -4,83 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from hpcpool.providers import BlockRequest, JobState, JobStatus, SlurmProvider, SubmitError
+from hpcpool.providers import JobState, JobStatus, SlurmProvider, SubmitError
 from hpcpool.providers.batch_driver import BatchDriver, runs_folder
 from hpcpool.providers.commands import CommandResult, LocalRunner
 from hpcpool.providers.slurm import SlurmSystem
+from tests.testbed.blocks import Open, all_over, block, opening, reached, told
 from tests.testbed.machine import until
 from tests.testbed.slurm import Slurm
 
 pytestmark = pytest.mark.testbed
 
-Open = Callable[..., BatchDriver]
-
 
 @pytest.fixture
 def opened(slurm: Slurm, tmp_path: Path) -> Iterator[Open]:
-    """Opens drivers; in the end no job of theirs is left."""
-    drivers: list[tuple[BatchDriver, list[str]]] = []
-
-    def open_driver(**options) -> BatchDriver:
-        options = {"job_dir": str(tmp_path), "poll_interval_s": 0.5, **options}
-        driver = SlurmProvider(**options).open("/tmp/hpcpool-test")
-        drivers.append((driver, remember_jobs(driver)))
-        return driver
-
-    yield open_driver
-    for driver, jobs in drivers:
-        end(driver, jobs)
-    until(lambda: slurm.jobs_left() == [], "the queue is empty")
-
-
-def remember_jobs(driver: BatchDriver) -> list[str]:
-    """A list that gets the id of each job that the driver submits."""
-    jobs: list[str] = []
-    submit = driver.submit
-
-    def submit_and_remember(request: BlockRequest) -> str:
-        jobs.append(submit(request))
-        return jobs[-1]
-
-    driver.submit = submit_and_remember  # type: ignore[method-assign]
-    return jobs
-
-
-def end(driver: BatchDriver, jobs: Sequence[str]) -> None:
-    for _ in range(2):
-        driver.cancel(jobs)
-    until(lambda: all_over(driver, jobs), f"jobs {jobs} end")
-    driver.close()
-
-
-def all_over(driver: BatchDriver, jobs: Sequence[str]) -> bool:
-    return all(status.state.is_over for status in driver.status(jobs).values())
-
-
-def block(script: str, block_id: str = "b0", **changes) -> BlockRequest:
-    fields = {"nodes": 1, "command": (), "cwd": "/", "stdout": "", "stderr": "", "script": script}
-    return BlockRequest(block_id=block_id, **{**fields, **changes})
-
-
-def told(driver: BatchDriver, job: str) -> JobStatus:
-    return driver.status([job])[job]
-
-
-def reached(driver: BatchDriver, job: str, state: JobState) -> JobStatus:
-    """The status of a job once it is in this state."""
-
-    def is_there() -> bool:
-        status = told(driver, job)
-        assert status.state is state or not status.state.is_over, status
-        return status.state is state
-
-    until(is_there, f"job {job} is {state.value}: {told(driver, job)}")
-    return told(driver, job)
+    yield from opening(SlurmProvider, slurm.jobs_left, job_dir=str(tmp_path), poll_interval_s=0.5)
 
 
 def test_a_job_runs_with_its_files_in_its_folder_and_environment(opened, tmp_path):

@@ -21,7 +21,9 @@ import pytest
 import hpcpool
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [page for page in sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")]) if "```python" in page.read_text()]
+PAGES = [
+    page for page in sorted([*ROOT.glob("README.md"), *ROOT.glob("docs/**/*.md")]) if "```python" in page.read_text()
+]
 MODULES = [module.name for module in pkgutil.walk_packages(hpcpool.__path__, "hpcpool.")]
 
 #: Printed behind each block, to tell the outputs apart.

@@ -42,6 +42,8 @@ _STRAY_PATIENCE_S = 600.0
 #: For so long after a submission or a cancellation news are likely, and are asked for more often.
 _BUSY_S = 20.0
 _BUSY_INTERVAL_S = 2.0
+#: What batch systems send to a job that shall end.
+_SIGNALS = "TERM HUP USR1 USR2 XCPU"
 #: Enough for a Python traceback, and little enough for an error message.
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
@@ -371,12 +373,16 @@ def job_body(request: BlockRequest, exit_file: str) -> str:
     lines = [
         f"cd -- {shlex.quote(request.cwd)} || exit 1",
         *exports,
-        # Asked to end, the shell waits for what runs in it, which was asked as well.
-        "trap : TERM",
+        # Some batch systems tell only this shell that the job shall end, some all processes, and some with a warning of
+        # their own (Slurm's --signal, Grid Engine's -notify). What comes is passed on, and waited for.
+        f'body=; woken=; trap \'woken=1; [ -z "$body" ] || kill -TERM "$body" 2> /dev/null\' {_SIGNALS}',
         "(",
         inner,
-        ")",
-        "code=$?",
+        ") &",
+        "body=$!",
+        # A signal that came before `body` was known; and one ends `wait`, which is then gone into again.
+        '[ -z "$woken" ] || kill -TERM "$body" 2> /dev/null',
+        'woken=1; while [ -n "$woken" ]; do woken=; wait "$body"; code=$?; done',
         f'echo "$code" > {shlex.quote(exit_file)}',
         'exit "$code"',
     ]

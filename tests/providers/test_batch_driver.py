@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+
 import pytest
 
 from hpcpool.providers import BlockRequest, Driver, JobState, JobStatus, SubmitError
@@ -409,19 +412,43 @@ def test_the_body_goes_to_the_folder_sets_the_environment_and_writes_how_it_ende
     assert job_body(request, "/f/job.exit") == (
         "cd -- '/a b' || exit 1\n"
         "export A='it'\"'\"'s'\n"
-        "trap : TERM\n"
+        'body=; woken=; trap \'woken=1; [ -z "$body" ] || kill -TERM "$body" 2> /dev/null\' TERM HUP USR1 USR2 XCPU\n'
         "(\n"
         "srun x\n"
         "y\n"
-        ")\n"
-        "code=$?\n"
+        ") &\n"
+        "body=$!\n"
+        '[ -z "$woken" ] || kill -TERM "$body" 2> /dev/null\n'
+        'woken=1; while [ -n "$woken" ]; do woken=; wait "$body"; code=$?; done\n'
         'echo "$code" > /f/job.exit\n'
         'exit "$code"\n'
     )
 
 
+@pytest.mark.live
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGHUP"])
+def test_what_tells_only_the_job_s_shell_to_end_is_passed_on_and_waited_for(tmp_path, name):
+    script = "trap 'echo asked; exit 7' TERM; echo ready; while :; do sleep 0.05; done"
+    body = job_body(block(cwd=str(tmp_path), script=script), str(tmp_path / "job.exit"))
+    with subprocess.Popen(["bash", "-c", body], stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout is not None
+        assert job.stdout.readline() == "ready\n"
+        job.send_signal(signal.Signals[name])
+        assert job.stdout.read() == "asked\n"
+    assert job.returncode == 7
+    assert (tmp_path / "job.exit").read_text() == "7\n"
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_job_ends_as_its_body_did(tmp_path, code):
+    body = job_body(block(cwd=str(tmp_path), script=f"exit {code}"), str(tmp_path / "job.exit"))
+    assert subprocess.run(["bash", "-c", body], check=False).returncode == code
+    assert (tmp_path / "job.exit").read_text() == f"{code}\n"
+
+
 def test_without_a_script_the_command_is_run():
-    assert "\n(\nexec python3 -m x 'a b'\n)\n" in job_body(block(command=("python3", "-m", "x", "a b")), "/f")
+    assert "\n(\nexec python3 -m x 'a b'\n) &\n" in job_body(block(command=("python3", "-m", "x", "a b")), "/f")
 
 
 @pytest.mark.parametrize(

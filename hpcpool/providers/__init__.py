@@ -18,8 +18,12 @@ from hpcpool.providers.local import LocalProvider
 if TYPE_CHECKING:
     from hpcpool.providers.flux import FluxProvider
     from hpcpool.providers.gridengine import GridEngineProvider
+    from hpcpool.providers.htcondor import HTCondorProvider
+    from hpcpool.providers.lsf import LSFProvider
     from hpcpool.providers.oar import OARProvider
+    from hpcpool.providers.pbs import PBSProProvider
     from hpcpool.providers.slurm import SlurmProvider
+    from hpcpool.providers.torque import TorqueProvider
 
 __all__ = [
     "ENTRY_POINTS",
@@ -27,13 +31,17 @@ __all__ = [
     "Driver",
     "FluxProvider",
     "GridEngineProvider",
+    "HTCondorProvider",
     "JobState",
     "JobStatus",
+    "LSFProvider",
     "LocalProvider",
     "OARProvider",
+    "PBSProProvider",
     "Provider",
     "SlurmProvider",
     "SubmitError",
+    "TorqueProvider",
     "provider_class",
 ]
 
@@ -44,9 +52,13 @@ ENTRY_POINTS = "hpcpool.providers"
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
     "flux": ("FluxProvider", "hpcpool.providers.flux"),
     "gridengine": ("GridEngineProvider", "hpcpool.providers.gridengine"),
+    "htcondor": ("HTCondorProvider", "hpcpool.providers.htcondor"),
     "local": ("LocalProvider", "hpcpool.providers.local"),
+    "lsf": ("LSFProvider", "hpcpool.providers.lsf"),
     "oar": ("OARProvider", "hpcpool.providers.oar"),
+    "pbspro": ("PBSProProvider", "hpcpool.providers.pbs"),
     "slurm": ("SlurmProvider", "hpcpool.providers.slurm"),
+    "torque": ("TorqueProvider", "hpcpool.providers.torque"),
 }
 _HOMES: Mapping[str, str] = dict(_BUILT_IN.values())
 

@@ -16,6 +16,7 @@ from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Pr
 from hpcpool.providers.local import LocalProvider
 
 if TYPE_CHECKING:
+    from hpcpool.providers.cobalt import CobaltProvider
     from hpcpool.providers.flux import FluxProvider
     from hpcpool.providers.gridengine import GridEngineProvider
     from hpcpool.providers.htcondor import HTCondorProvider
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY_POINTS",
     "BlockRequest",
+    "CobaltProvider",
     "Driver",
     "FluxProvider",
     "GridEngineProvider",
@@ -50,6 +52,7 @@ ENTRY_POINTS = "hpcpool.providers"
 
 #: The class of each kind that comes with hpcpool, and the module that it is in.
 _BUILT_IN: Mapping[str, tuple[str, str]] = {
+    "cobalt": ("CobaltProvider", "hpcpool.providers.cobalt"),
     "flux": ("FluxProvider", "hpcpool.providers.flux"),
     "gridengine": ("GridEngineProvider", "hpcpool.providers.gridengine"),
     "htcondor": ("HTCondorProvider", "hpcpool.providers.htcondor"),

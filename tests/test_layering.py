@@ -38,12 +38,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "config": ("errors", "providers", *NODE_TEXTS),
     **dict.fromkeys(LEAN, ("errors", "wire", *LEAN)),
     "processes": ("config", "core", "errors", "providers", "wire", *LEAN, *NODE_TEXTS),
+    "sites": ("config", "errors", "providers", *NODE_TEXTS),
     "integrations": ("*",),
     "tools": ("*",),
     "": ("*",),  # hpcpool/__init__.py: the public names
 }
 #: What users import (executor, futures, bash, ...): everything but what stands above them.
-TOP_MAY_NOT = ("", "integrations", "tools")
+TOP_MAY_NOT = ("", "integrations", "sites", "tools")
 
 #: All that core may use besides itself: no clock, thread, file, process, socket, random number or log.
 PURE_MODULES = frozenset(

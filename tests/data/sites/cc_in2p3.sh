@@ -1,0 +1,16 @@
+#!/bin/bash
+#SBATCH --job-name=hpcpool-b1
+#SBATCH --chdir=/home/me/.hpcpool/runs/hpcpool-x1/b1
+#SBATCH --output=/home/me/.hpcpool/runs/hpcpool-x1/b1/job.out
+#SBATCH --error=/home/me/.hpcpool/runs/hpcpool-x1/b1/job.err
+#SBATCH --no-requeue
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --partition=htc
+#SBATCH --account=lsst
+#SBATCH --cpus-per-task=8
+#SBATCH --mem=24G
+#SBATCH --time=00:30:00
+#SBATCH --licenses=sps
+
+# A manager on each node, started by SingleNodeLauncher().

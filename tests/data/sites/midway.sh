@@ -1,0 +1,15 @@
+#!/bin/bash
+#SBATCH --job-name=hpcpool-b1
+#SBATCH --chdir=/home/me/.hpcpool/runs/hpcpool-x1/b1
+#SBATCH --output=/home/me/.hpcpool/runs/hpcpool-x1/b1/job.out
+#SBATCH --error=/home/me/.hpcpool/runs/hpcpool-x1/b1/job.err
+#SBATCH --no-requeue
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --partition=caslake
+#SBATCH --account=pi-me
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=00:30:00
+
+# A manager on each node, started by SrunLauncher(overrides='').

@@ -55,11 +55,14 @@ def block_script(
     node = _node_script(command, block_dir, worker_init, env or {}, container, python)
     path = os.path.join(block_dir, "node.sh")
     end = _delimiter(node)
+    # Where each job of a block runs this (HTCondor), another may be reading the file: it is put in its place whole.
+    part = f"part={shlex.quote(path)}.$(uname -n).$$"
+    written = f'mkdir -p {shlex.quote(block_dir)} && cat > "$part" && mv -f "$part" {shlex.quote(path)}'
     problem = f"hpcpool: cannot write into the folder of the block, {block_dir}, on"
     lines = (
         f"export HPCPOOL_NODES_PER_BLOCK={nodes}",
         "# What each node runs.",
-        f"( umask 077 && mkdir -p {shlex.quote(block_dir)} && cat > {shlex.quote(path)} ) << '{end}' ||"
+        f"( umask 077 && {part} && {written} ) << '{end}' ||"
         f' {{ echo {shlex.quote(problem)} "$(uname -n)" >&2; exit 1; }}',
         node + end,
         "# Starts it on each node; what tells this job to end is passed on, and its end is waited for.",

@@ -87,6 +87,16 @@ def test_each_node_runs_worker_init_and_a_manager(stand_ins, block_dir):
     assert (code, sorted(stdout.splitlines()), stderr) == (0, ["0 on-0 2", "1 on-1 2"], "")
 
 
+def test_a_node_s_script_that_another_job_of_the_block_reads_is_not_changed_under_it(stand_ins, block_dir):
+    stand_ins.run(script(block_dir, "-c", "pass"))
+    read_by_another = Path(block_dir, "kept")
+    os.link(Path(block_dir, "node.sh"), read_by_another)
+    before = read_by_another.read_text(encoding="utf-8")
+    assert stand_ins.run(script(block_dir, "-c", "print('runs')"))[1] == "runs\n"
+    assert read_by_another.read_text(encoding="utf-8") == before
+    assert sorted(path.name for path in Path(block_dir).iterdir()) == ["kept", "node.sh"]
+
+
 def test_the_exit_code_is_the_manager_s(stand_ins, block_dir):
     assert stand_ins.run(script(block_dir, "-c", "raise SystemExit(7)"))[0] == 7
 

@@ -1,6 +1,6 @@
 export HPCPOOL_NODES_PER_BLOCK=2
 # What each node runs.
-( umask 077 && mkdir -p /scratch/b-0 && cat > /scratch/b-0/node.sh ) << 'END_OF_NODE_SCRIPT' || { echo 'hpcpool: cannot write into the folder of the block, /scratch/b-0, on' "$(uname -n)" >&2; exit 1; }
+( umask 077 && part=/scratch/b-0/node.sh.$(uname -n).$$ && mkdir -p /scratch/b-0 && cat > "$part" && mv -f "$part" /scratch/b-0/node.sh ) << 'END_OF_NODE_SCRIPT' || { echo 'hpcpool: cannot write into the folder of the block, /scratch/b-0, on' "$(uname -n)" >&2; exit 1; }
 cd /scratch/b-0 || { echo 'hpcpool: the folder of the block, /scratch/b-0, is not there on' "$(uname -n)" >&2; exit 1; }
 export OMP_NUM_THREADS=4
 export TITLE='it'"'"'s'

@@ -60,6 +60,7 @@ def told(system: BatchSystem, job_ids: list[str], result: CommandResult) -> dict
 
 @of_each_system
 @given(result=RESULTS)
+@settings(deadline=None)
 def test_no_output_makes_a_system_raise(kind, result):
     system = SYSTEMS[kind]
     told(system, ["1", "2", "17"], result)
@@ -71,6 +72,7 @@ def test_no_output_makes_a_system_raise(kind, result):
 
 @of_each_system
 @given(text=st.text(max_size=300))
+@settings(deadline=None)
 def test_a_status_command_that_fails_makes_no_job_end(kind, text):
     result = CommandResult(("command",), None, "", text)
     states = {status.state for status in told(SYSTEMS[kind], ["1", "2"], result).values()}
@@ -79,7 +81,7 @@ def test_a_status_command_that_fails_makes_no_job_end(kind, text):
 
 @of_each_recording
 @given(data=st.data())
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 def test_a_recording_that_is_cut_off_or_garbled_is_read_as_far_as_it_goes(path, data):
     text = path.read_text(encoding="utf-8")
     cut = data.draw(st.integers(0, len(text)))

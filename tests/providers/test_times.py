@@ -3,7 +3,7 @@ from __future__ import annotations
 import calendar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcpool.providers.times import duration_s, epoch_s, whole_minutes
@@ -58,6 +58,7 @@ def test_what_is_no_date_is_none(text):
 
 
 @given(st.text(), st.none() | st.floats(0, 4e9))
+@settings(deadline=None)
 def test_no_text_makes_the_readers_raise(text, now):
     assert duration_s(text) is None or duration_s(text) >= 0
     assert epoch_s(text, now) is None or isinstance(epoch_s(text, now), float)

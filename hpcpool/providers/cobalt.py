@@ -85,6 +85,7 @@ STATES: Mapping[str, JobState] = {
     "exiting": JobState.RUNNING,
 }
 _DONE = "done"
+_STUCK = "dep_fail"
 _WORDS = {
     "user_hold": "held by its user: qrls releases it",
     "admin_hold": "held by an administrator",
@@ -187,4 +188,4 @@ def _status(attributes: Mapping[str, str]) -> JobStatus:
     started_at = epoch_s(attributes.get("StartTime", "")) if state is JobState.RUNNING else None
     limit_s = duration_s(attributes.get("WallTime", ""))
     ends_at = None if started_at is None or limit_s is None else started_at + limit_s
-    return JobStatus(state, reason=reason, ends_at=ends_at, started_at=started_at)
+    return JobStatus(state, reason=reason, ends_at=ends_at, started_at=started_at, is_stuck=word == _STUCK)

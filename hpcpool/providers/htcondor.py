@@ -132,7 +132,7 @@ STATES: Mapping[int, JobState] = {
     7: JobState.RUNNING,
 }
 _RUNNING, _REMOVED, _COMPLETED, _HELD = 2, 3, 4, 5
-_WORDS = {3: "being removed", 5: "held", 6: "its output is transferred", 7: "suspended"}
+_WORDS = {3: "being removed", 6: "its output is transferred", 7: "suspended"}
 #: What to do about the usual refusals.
 _HINTS: Sequence[tuple[str, str]] = (
     (r"condor_submit.*([Nn]ot found|cannot be run)", "submit from an access point of the pool"),
@@ -145,7 +145,7 @@ _SUBMITTED = re.compile(r"(\d+)\.\d+ - \d+\.\d+", re.ASCII)
 _SUBMIT = 'sed -n "s/^#CONDOR //p" "$1" | condor_submit -terse -append "$2" -'
 _ATTRIBUTES = (
     "ClusterId,ProcId,JobStatus,JobCurrentStartDate,HpcpoolWalltime,ExitCode,ExitBySignal,ExitSignal,"
-    "HoldReason,LastHoldReason,RemoveReason"
+    "HoldReason,HoldReasonCode,LastHoldReason,RemoveReason"
 )
 #: The hold codes that are not the job's fault: a user's, submitted on hold, input on its way.
 _HARMLESS_HOLDS = (1, 15, 16)
@@ -320,6 +320,7 @@ def _together(jobs: Sequence[JobStatus]) -> JobStatus:
         reason="; ".join(reasons),
         ends_at=min(ends, default=None),
         started_at=min(starts, default=None),
+        is_stuck=first.state is JobState.PENDING and any(job.is_stuck for job in same),
     )
 
 
@@ -329,11 +330,13 @@ def _in_queue(ad: Mapping[str, Any]) -> JobStatus:
         return JobStatus(JobState.UNKNOWN, reason=f"HTCondor says {status!r}, which is not a known JobStatus")
     if status == _COMPLETED:
         return _over(ad)
-    reason = _text(ad, "HoldReason") if status == _HELD else ""
+    if status == _HELD:
+        is_stuck = "HoldReasonCode" in ad and ad["HoldReasonCode"] not in _HARMLESS_HOLDS
+        return JobStatus(STATES[status], reason=_text(ad, "HoldReason") or "held", is_stuck=is_stuck)
     started_at = _number(ad, "JobCurrentStartDate") if status == _RUNNING else None
     limit_s = _number(ad, "HpcpoolWalltime")
     ends_at = None if started_at is None or limit_s is None else started_at + limit_s
-    return JobStatus(STATES[status], reason=reason or _WORDS.get(status, ""), ends_at=ends_at, started_at=started_at)
+    return JobStatus(STATES[status], reason=_WORDS.get(status, ""), ends_at=ends_at, started_at=started_at)
 
 
 def _over(ad: Mapping[str, Any]) -> JobStatus:

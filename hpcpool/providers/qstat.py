@@ -18,40 +18,61 @@ from hpcpool.providers.times import duration_s, epoch_s
 #: The attributes of one job, by name, such as "job_state": "R".
 Attributes: TypeAlias = Mapping[str, str]
 
-#: An indented name, such as Resource_List.walltime. What follows a line break inside a value has a tab in front.
-_ATTRIBUTE = re.compile(r"^ {1,4}([A-Za-z_][A-Za-z0-9_.]*) = ?(.*)$")
+#: A name, such as Resource_List.walltime, and its value.
+_ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*) = ?(.*)")
+_BLANKS = re.compile(r"[ \t]*")
+_CONTINUED = re.compile(r"\t| {8}")
 #: Exit codes of qstat: one of the jobs is not known (PBSE_UNKJOBID), or is over and was not asked for with -x
 #: (PBSE_HISTJOBID). What it printed of the others is right.
 UNKNOWN_JOB_CODES = frozenset({153, 35})
 #: The exit status of a job that a signal ended is this number and the signal's.
 _SIGNALLED = 256
+#: How PBS's scheduler begins a comment on a job that asks for more than there is.
+_NEVER = "Can Never Run"
 
 
 def told_statuses(
-    job_ids: Sequence[str], result: CommandResult, status_of: Callable[[Attributes], JobStatus]
+    job_ids: Sequence[str], result: CommandResult, status_of: Callable[[Attributes], JobStatus | None]
 ) -> dict[str, JobStatus]:
-    """Return the statuses of those of the jobs that an output names; if qstat failed as a whole, all others unknown."""
+    """Return the statuses of those of the jobs that an output tells of; if qstat failed as a whole, all others unknown.
+
+    `status_of` returns None for a job that is over where it is not told how.
+    """
     jobs = jobs_of(result.stdout)
-    told = {job_id: status_of(jobs[job_id]) for job_id in job_ids if job_id in jobs}
+    found = {job_id: status_of(jobs[job_id]) for job_id in job_ids if job_id in jobs}
+    told = {job_id: status for job_id, status in found.items() if status is not None}
     if result.code == 0 or result.code in UNKNOWN_JOB_CODES:
         return told
     unknown = JobStatus(JobState.UNKNOWN, reason=result.words)
-    return {job_id: told.get(job_id, unknown) for job_id in job_ids}
+    return {job_id: told.get(job_id, unknown) for job_id in job_ids if job_id in told or job_id not in found}
 
 
 def jobs_of(text: str) -> dict[str, Attributes]:
     """Return the attributes of each job in an output, by job id."""
     found: dict[str, Attributes] = {}
-    attributes: dict[str, str] = {}
-    # A value is cut at 80 columns, and goes on behind a tab (or, where tabs were expanded, eight blanks).
-    for line in re.sub(r"\n(?:\t| {8,})", "", text.replace("\r\n", "\n")).split("\n"):
-        if line.startswith("Job Id:"):
-            attributes = {}
-            found[line.removeprefix("Job Id:").strip()] = attributes
-        elif match := _ATTRIBUTE.match(line):
-            # The first wins: what looks like an attribute later may be part of the job's environment.
-            attributes.setdefault(match[1], match[2].strip())
+    for part in re.split(r"^Job Id:", text.replace("\r\n", "\n"), flags=re.MULTILINE)[1:]:
+        job_id, *lines = part.split("\n")
+        found[job_id.strip()] = _attributes(lines)
     return found
+
+
+def _attributes(lines: Sequence[str]) -> Attributes:
+    """The attributes of one job. Each is indented as the first is; what is indented more goes on with the last one."""
+    indent = _BLANKS.match(lines[0])[0] if lines else ""  # type: ignore[index]  # it matches any line
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines:
+        match = _ATTRIBUTE.fullmatch(line.removeprefix(indent)) if line.startswith(indent) else None
+        if match and match[1] not in found:
+            name = match[1]
+            found[name] = match[2]
+        elif match:
+            # The first wins: what looks like an attribute later may be part of the job's environment.
+            name = ""
+        elif name and (rest := _CONTINUED.match(line)):
+            # A value is cut at 80 columns, and goes on behind a tab (or, where tabs were expanded, eight blanks).
+            found[name] += line[rest.end() :]
+    return {name: value.strip() for name, value in found.items()}
 
 
 def living_status(attributes: Attributes, state: JobState, start: str, words: str) -> JobStatus:
@@ -67,7 +88,8 @@ def living_status(attributes: Attributes, state: JobState, start: str, words: st
     started_at = epoch_s(start) if state is JobState.RUNNING else None
     limit_s = duration_s(attributes.get("Resource_List.walltime", ""))
     ends_at = None if started_at is None or limit_s is None else started_at + limit_s
-    return JobStatus(state, reason=reason, ends_at=ends_at, started_at=started_at)
+    is_stuck = state is JobState.PENDING and reason.startswith(_NEVER)
+    return JobStatus(state, reason=reason, ends_at=ends_at, started_at=started_at, is_stuck=is_stuck)
 
 
 def last_status(attributes: Attributes, status: str | None, meanings: Mapping[int, str]) -> JobStatus:

@@ -191,11 +191,13 @@ class TorqueSystem:
         return ("qdel", "-W", "0", *job_ids) if force else ("qdel", *job_ids)
 
 
-def _status(attributes: Attributes) -> JobStatus:
+def _status(attributes: Attributes) -> JobStatus | None:
     letter = attributes.get("job_state", "")
     state = STATES.get(letter)
     if state is None:
         return JobStatus(JobState.UNKNOWN, reason=f"Torque says {letter!r}, which is not a known state")
+    if letter == _OVER and "exit_status" not in attributes:
+        return None  # Slurm's wrapper of qstat; the exit code that the job's script wrote tells
     if letter == _OVER:
         return last_status(attributes, attributes.get("exit_status"), EXIT_STATUSES)
     return living_status(attributes, state, attributes.get("start_time", ""), _WORDS.get(letter, ""))

@@ -100,7 +100,7 @@ def test_a_recording_in_another_language_s_encoding_is_read(path):
 
 @pytest.mark.parametrize("kind", SYSTEMS)
 def test_each_recording_is_listed_with_its_source(kind):
-    listed = set(re.findall(r"`(\w+\.txt)` \|", (DATA / kind / "README.md").read_text(encoding="utf-8")))
+    listed = set(re.findall(r"`([\w-]+\.txt)` \|", (DATA / kind / "README.md").read_text(encoding="utf-8")))
     assert listed == {path.name for path in (DATA / kind).glob("*.txt")}
 
 

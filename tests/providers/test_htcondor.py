@@ -229,7 +229,7 @@ def test_jobs_in_the_queue_tell_state_reason_and_end():
     assert told == {
         "123": JobStatus(JobState.RUNNING, started_at=1649348640, ends_at=1649348640 + 3600),
         "124": JobStatus(JobState.PENDING),
-        "125": JobStatus(JobState.PENDING, reason=reason),
+        "125": JobStatus(JobState.PENDING, reason=reason, is_stuck=True),
         "126": JobStatus(JobState.RUNNING, reason="being removed"),
     }
 
@@ -271,6 +271,12 @@ DONE = '"JobStatus": 4, "ExitCode": 0'
 )
 def test_a_cluster_is_what_its_jobs_are_together(ads, expected):
     assert cluster(*ads) == expected
+
+
+@pytest.mark.parametrize(("code", "is_stuck"), [(1, False), (16, False), (34, True)])
+def test_a_job_that_is_held_for_its_own_fault_will_not_start(code, is_stuck):
+    assert cluster(f'{HELD}, "HoldReasonCode": {code}').is_stuck is is_stuck
+    assert cluster(RUNS.format(1), f'{HELD}, "HoldReasonCode": {code}').is_stuck is False
 
 
 @pytest.mark.parametrize("number", range(8))

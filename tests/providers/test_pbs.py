@@ -198,10 +198,10 @@ def test_jobs_that_are_over_tell_how():
     }
 
 
-def test_a_job_that_can_never_run_is_pending_with_the_server_s_comment():
+def test_a_job_that_can_never_run_is_stuck_with_the_server_s_comment():
     (status,) = statuses("never.txt", "14.node1").values()
     comment = "Can Never Run: Insufficient amount of resource: ncpus (R: 99 A: 4 T: 4)"
-    assert status == JobStatus(JobState.PENDING, reason=comment)
+    assert status == JobStatus(JobState.PENDING, reason=comment, is_stuck=True)
 
 
 def test_dates_in_seconds_are_read():

@@ -139,6 +139,11 @@ def test_a_job_that_waits_tells_why_whatever_stands_between():
     assert status("held.txt", "549159") == JobStatus(JobState.PENDING, reason="held")
 
 
+def test_what_slurm_s_wrapper_of_qstat_prints_is_read():
+    told = SYSTEM.parse_status(["14", "15"], said(recorded("torque", "slurm-wrapper.txt")))
+    assert told == {"14": JobStatus(JobState.RUNNING)}, "how 15 ended only its script's exit code tells"
+
+
 def test_jobs_that_are_over_tell_how():
     assert status("completed.txt", "522083.barnacle.ucsd.edu") == JobStatus(JobState.FAILED, reason=EXIT_STATUSES[-11])
     killed = JobStatus(JobState.FAILED, exit_code=-15, reason="killed by SIGTERM")

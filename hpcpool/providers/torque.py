@@ -6,6 +6,7 @@ The facts are those of the administrator guide of Torque 6 and of outputs of Tor
 from __future__ import annotations
 
 import math
+import os.path
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import ClassVar
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus
 from hpcpool.providers.batch import JobRequest
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
+from hpcpool.providers.batch_driver import STDERR, STDOUT, BatchDriver, runs_folder
 from hpcpool.providers.commands import CommandResult, LocalRunner
 from hpcpool.providers.job_script import found_id, job_script, quoted, submitted_id
 from hpcpool.providers.qstat import Attributes, last_status, living_status, told_statuses
@@ -161,7 +162,9 @@ class TorqueSystem:
         return ":".join(part for part in parts if part)
 
     def submit_command(self, script_path: str) -> tuple[str, ...]:
-        return ("qsub", script_path)
+        # Said once more, because Slurm's wrapper of qsub puts the output elsewhere, whatever the script says.
+        folder = os.path.dirname(script_path)
+        return ("qsub", "-o", os.path.join(folder, STDOUT), "-e", os.path.join(folder, STDERR), script_path)
 
     def parse_submit(self, result: CommandResult) -> str:
         return submitted_id(result, _JOB_ID, _HINTS)

@@ -80,7 +80,7 @@ def test_an_impossible_option_is_refused_by_its_name(options, problem):
 
 
 def test_the_commands_are_those_of_torque():
-    assert SYSTEM.submit_command("/j/script") == ("qsub", "/j/script")
+    assert SYSTEM.submit_command("/j/job.sh") == ("qsub", "-o", "/j/job.out", "-e", "/j/job.err", "/j/job.sh")
     assert SYSTEM.status_command(["1.s", "2.s"])[-4:] == ("qstat", "-f", "1.s", "2.s")
     assert SYSTEM.cancel_command(["1.s"], force=False) == ("qdel", "1.s")
     assert SYSTEM.cancel_command(["1.s"], force=True) == ("qdel", "-W", "0", "1.s")

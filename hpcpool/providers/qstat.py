@@ -20,7 +20,6 @@ Attributes: TypeAlias = Mapping[str, str]
 
 #: A name, such as Resource_List.walltime, and its value.
 _ATTRIBUTE = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*) = ?(.*)")
-_BLANKS = re.compile(r"[ \t]*")
 _CONTINUED = re.compile(r"\t| {8}")
 #: Exit codes of qstat: one of the jobs is not known (PBSE_UNKJOBID), or is over and was not asked for with -x
 #: (PBSE_HISTJOBID). What it printed of the others is right.
@@ -58,7 +57,8 @@ def jobs_of(text: str) -> dict[str, Attributes]:
 
 def _attributes(lines: Sequence[str]) -> Attributes:
     """The attributes of one job. Each is indented as the first is; what is indented more goes on with the last one."""
-    indent = _BLANKS.match(lines[0])[0] if lines else ""  # type: ignore[index]  # it matches any line
+    first = next((line for line in lines if line.strip()), "")
+    indent = first[: len(first) - len(first.lstrip())]
     found: dict[str, str] = {}
     name = ""
     for line in lines:

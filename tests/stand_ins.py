@@ -27,7 +27,13 @@ while [ $# -gt 0 ]; do
   shift
 done
 pids=()
-trap 'kill -TERM "${pids[@]}"' TERM
+if [ "${0##*/}" = srun ]; then
+  echo $$ > "$STAND_INS/srun.pid"
+  trap 'echo "srun: forcing job termination" >&2; kill -KILL "${pids[@]}"' TERM
+else
+  trap 'kill -TERM "${pids[@]}"' TERM
+fi
+trap 'kill -TERM "${pids[@]}"' USR2
 for ((rank = 0; rank < count; rank++)); do RANK=$rank "$@" & pids+=($!); done
 worst=0
 for pid in "${pids[@]}"; do
@@ -50,11 +56,14 @@ RANK=$host exec ${LOGIN_SHELL:-sh} -c "$*"
 """
 )
 _SCONTROL = _NOTES + 'echo "$3" | tr , "\\n"\n'
+#: Slurm's daemons signal the tasks; here `srun` does it for them.
+_SCANCEL = _NOTES + 'kill -USR2 "$(cat "$STAND_INS/srun.pid")"\n'
 
 _SCRIPTS = {
     **dict.fromkeys(("srun", "mpiexec", "mpirun", "aprun", "jsrun"), _STARTER),
     "ssh": _SSH,
     "scontrol": _SCONTROL,
+    "scancel": _SCANCEL,
 }
 
 

@@ -59,7 +59,7 @@ def launch_prefix(
 
     Example:
         >>> " ".join(launch_prefix(["n1", "n2"], 3))
-        'mpirun -n 3 --host n1:2,n2:1'
+        'mpirun --mca ras ^slurm,tm,gridengine,lsf -n 3 --host n1:2,n2:1'
     """
     if not hosts or ranks < 1:
         raise ValueError(f"an MPI step needs a host and a rank, not {len(hosts)} hosts and {ranks} ranks")
@@ -74,7 +74,8 @@ def _arguments(kind: str, hosts: Sequence[str], ranks: int) -> tuple[str, ...]:
     match kind:
         case "mpirun":
             slots = ",".join(f"{host}:{each + (index < more)}" for index, host in enumerate(hosts))
-            return ("-n", str(ranks), "--host", slots)
+            # Without Open MPI's own look at the allocation: there it would find as many slots as there are managers.
+            return ("--mca", "ras", "^slurm,tm,gridengine,lsf", "-n", str(ranks), "--host", slots)
         case "mpiexec":
             return ("-n", str(ranks), "-ppn", str(most), "-hosts", names)
         case "srun":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -63,7 +62,8 @@ def bash_environment(environment: Mapping[str, str]) -> dict[str, str]:
         return dict(environment)
     outside = outside_of_steps(environment)
     try:
-        return outside | {PREFIX_VARIABLE: shlex.join(_prefix(step))}
+        # Not quoted: bash makes words of `$HPCPOOL_MPI_PREFIX` at its blanks, and leaves quotes in them alone.
+        return outside | {PREFIX_VARIABLE: " ".join(_prefix(step))}
     except MPIError:
         return outside  # what it starts need not be an MPI program; if it is, bash finds the variable unset
 
@@ -130,11 +130,7 @@ def _exchange(process: subprocess.Popen[bytes], call: bytes, mark: str) -> bytes
     """Hand the call over and return the ranks' answer; None: they ended without one."""
     assert process.stdin is not None
     assert process.stdout is not None
-    try:
-        process.stdin.write(call)
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it has ended, and its stdout may say why
+    _hand_over(process.stdin.fileno(), call)
     found = None
     for line in process.stdout:
         said = answer.read_line(line, mark)
@@ -144,6 +140,16 @@ def _exchange(process: subprocess.Popen[bytes], call: bytes, mark: str) -> bytes
             sys.stderr.buffer.write(line)
     process.wait()  # before stdin is closed: for the ranks that means that this process has died
     return found
+
+
+def _hand_over(descriptor: int, call: bytes) -> None:
+    # Past the buffer of `stdin`: what stays in it when the ranks have died would be an error of its closing.
+    rest = memoryview(call)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except BrokenPipeError:
+        pass  # they have ended, and stdout may say why
 
 
 def _ended(command: list[str], step: Step, code: int) -> str:

@@ -6,6 +6,8 @@ from hpcpool.mpi.prefix import Step, launch_prefix, outside_of_steps, program_of
 
 OPEN_MPI_4 = "mpiexec (OpenRTE) 4.1.4\n\nReport bugs to http://www.open-mpi.org/community/help/\n"
 OPEN_MPI_5 = "mpiexec (Open MPI) 5.0.3\n\nReport bugs to https://www.open-mpi.org/community/help/\n"
+#: Open MPI does not look at the allocation itself.
+NO_LOOK = "--mca ras ^slurm,tm,gridengine,lsf"
 HYDRA = "HYDRA build details:\n    Version:                                 4.0.2\n"
 INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307\n"
 
@@ -13,8 +15,8 @@ INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307\n"
 @pytest.mark.parametrize(
     ("hosts", "ranks", "program", "words"),
     [
-        (["n1", "n2"], 8, "mpirun", "mpirun -n 8 --host n1:4,n2:4"),
-        (["n1", "n2", "n3"], 4, "mpirun", "mpirun -n 4 --host n1:2,n2:1,n3:1"),
+        (["n1", "n2"], 8, "mpirun", f"mpirun {NO_LOOK} -n 8 --host n1:4,n2:4"),
+        (["n1", "n2", "n3"], 4, "mpirun", f"mpirun {NO_LOOK} -n 4 --host n1:2,n2:1,n3:1"),
         (["n1", "n2"], 5, "mpiexec", "mpiexec -n 5 -ppn 3 -hosts n1,n2"),
         (["n1"], 1, "/opt/mpich/bin/mpiexec", "/opt/mpich/bin/mpiexec -n 1 -ppn 1 -hosts n1"),
         (

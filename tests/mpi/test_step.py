@@ -211,10 +211,10 @@ def test_ranks_that_end_without_an_answer_are_an_error_with_the_program_s_code(n
 
 
 def test_a_bash_call_with_nodes_has_the_prefix_and_its_own_variables(nodes, monkeypatch):
-    monkeypatch.setenv("HPCPOOL_MPI", "mpirun --tag 'a b'")
+    monkeypatch.setenv("HPCPOOL_MPI", "mpirun --tag-output")
     monkeypatch.setenv("PMIX_RANK", "0")
     result = run_bash(BashCommand.of("echo $HPCPOOL_MPI_PREFIX ${{PMIX_RANK-none}} $X", env={"X": 3}))
-    assert str(result) == "mpirun -n 3 --host localhost:3 --tag 'a b' none 3"
+    assert str(result) == "mpirun --mca ras ^slurm,tm,gridengine,lsf -n 3 --host localhost:3 --tag-output none 3"
 
 
 def test_a_bash_call_without_nodes_has_no_prefix(monkeypatch):

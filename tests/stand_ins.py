@@ -26,15 +26,17 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-pids=()
+pids=() all= told=
 if [ "${0##*/}" = srun ]; then
   echo $$ > "$STAND_INS/srun.pid"
   trap 'echo "srun: forcing job termination" >&2; kill -KILL "${pids[@]}"' TERM
 else
-  trap 'kill -TERM "${pids[@]}"' TERM
+  trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' TERM
 fi
-trap 'kill -TERM "${pids[@]}"' USR2
+trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' USR2
 for ((rank = 0; rank < count; rank++)); do RANK=$rank "$@" & pids+=($!); done
+all=1
+[ -z "$told" ] || kill -TERM "${pids[@]}"  # one of them was quick to say that it runs
 worst=0
 for pid in "${pids[@]}"; do
   wait "$pid"; code=$?

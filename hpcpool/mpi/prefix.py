@@ -58,6 +58,7 @@ def launch_prefix(
         ValueError: there is no host or no rank, or the program is none of these.
 
     Example:
+        >>> from hpcpool.mpi import launch_prefix
         >>> " ".join(launch_prefix(["n1", "n2"], 3))
         'mpirun --mca ras ^slurm,tm,gridengine,lsf -n 3 --host n1:2,n2:1'
     """

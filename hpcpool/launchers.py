@@ -77,7 +77,7 @@ class SrunLauncher:
         # and not the option: Slurm before 20.11 does not refuse it, and those steps have it, too.
         srun = _words("env SLURM_OVERLAP=1 srun", *options, self.overrides, command)
         # Told to end, srun kills its tasks. Slurm can be asked to tell the tasks instead.
-        tell = "scancel --quiet --signal=TERM $SLURM_JOB_ID"
+        tell = "scancel --quiet --signal=TERM $SLURM_JOB_ID || kill -TERM $pid"
         return shlex.join(("bash", "-c", f"{supervised(srun, tell)}; exit $code"))
 
 

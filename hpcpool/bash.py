@@ -320,12 +320,22 @@ def _require_outputs(command: str | tuple[str, ...], paths: tuple[str, ...]) -> 
 
 def _environment(env: object) -> dict[str, str] | None:
     """The command's whole environment; None to inherit the worker's, which is faster than a copy."""
-    if not env:
+    has_nodes = "HPCPOOL_NODES" in os.environ
+    if not env and not has_nodes:
         return None
+    env = env or {}
     _check_env(env)
     assert isinstance(env, Mapping)
-    changed = {**os.environ, **{name: text_of(value) for name, value in env.items() if value is not None}}
+    inherited = _with_mpi_prefix() if has_nodes else os.environ
+    changed = {**inherited, **{name: text_of(value) for name, value in env.items() if value is not None}}
     return {name: value for name, value in changed.items() if name not in env or env[name] is not None}
+
+
+def _with_mpi_prefix() -> Mapping[str, str]:
+    # Imported here because few calls have nodes of their own.
+    from hpcpool.mpi.step import bash_environment
+
+    return bash_environment(os.environ)
 
 
 def _open_streams(call: BashCommand, directory: str | None, cleanup: contextlib.ExitStack) -> tuple[Stream, Stream]:

@@ -35,6 +35,7 @@ def block_script(
     launcher: Launcher,
     container: Container | None = None,
     python: str | None = None,
+    visible: Sequence[str] = (),
 ) -> str:
     """Return the lines, for bash, that run on the first node and return when the block is over.
 
@@ -51,8 +52,13 @@ def block_script(
         launcher: runs the node's script on each node.
         container: what the manager runs in; `worker_init` runs outside.
         python: the interpreter on the nodes; None: the one of `command`, in a container `python3`.
+        visible: what else a manager in a container must find inside: absolute paths.
     """
-    node = _node_script(command, block_dir, worker_init, env or {}, container, python)
+    if container is None:
+        last = _manager_lines(command, python or command[0], "", is_installed=False)
+    else:
+        last = [_contained(command, container, python or "python3", [block_dir, *visible], tuple(env or ()))]
+    node = _node_script(block_dir, worker_init, env or {}, last)
     path = os.path.join(block_dir, "node.sh")
     end = _delimiter(node)
     # Where each job of a block runs this (HTCondor), another may be reading the file: it is put in its place whole.
@@ -72,30 +78,27 @@ def block_script(
     return "\n".join(lines) + "\n"
 
 
-def _node_script(
-    command: Sequence[str],
-    block_dir: str,
-    worker_init: str,
-    env: Mapping[str, str],
-    container: Container | None,
-    python: str | None,
-) -> str:
+def _node_script(block_dir: str, worker_init: str, env: Mapping[str, str], last: Sequence[str]) -> str:
     """The lines that run on each node, with a newline at their end."""
     problem = f"hpcpool: the folder of the block, {block_dir}, is not there on"
-    lines = [
+    lines = (
         f'cd {shlex.quote(block_dir)} || {{ echo {shlex.quote(problem)} "$(uname -n)" >&2; exit 1; }}',
         *(f"export {name}={shlex.quote(value)}" for name, value in env.items()),
         *_prepared(worker_init),
-    ]
-    if container is None:
-        lines += _manager_lines(command, python or command[0], "", is_installed=False)
-    else:
-        where = f" in {container.image}"
-        inside = _manager_lines(command, python or "python3", where, is_installed=container.has_hpcpool)
-        visible = [block_dir] if container.has_hpcpool else [block_dir, _ROOT]
-        argv = container.wrap(("/bin/sh", "-c", "\n".join(inside)), visible=visible, cwd=block_dir, variables=env)
-        lines.append(f"exec {shlex.join(argv)}")
+        *last,
+    )
     return "\n".join(lines) + "\n"
+
+
+def _contained(
+    command: Sequence[str], container: Container, python: str, visible: Sequence[str], variables: Sequence[str]
+) -> str:
+    """The line that becomes the manager in a container; the first of the visible folders is where it starts."""
+    where = f" in {container.image}"
+    inside = "\n".join(_manager_lines(command, python, where, is_installed=container.has_hpcpool))
+    seen = visible if container.has_hpcpool else [*visible, _ROOT]
+    argv = container.wrap(("/bin/sh", "-c", inside), visible=seen, cwd=visible[0], variables=variables)
+    return f"exec {shlex.join(argv)}"
 
 
 def _prepared(worker_init: str) -> list[str]:

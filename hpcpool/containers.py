@@ -108,8 +108,21 @@ def _shifter(container: Container, mounts: list[str], cwd: str, variables: _Word
 
 
 def _charliecloud(container: Container, mounts: list[str], cwd: str, variables: _Words, command: _Words) -> _Words:
-    binds = [f"--bind={mount}" for mount in mounts]
-    return ("ch-run", *binds, f"--cd={cwd}", *container.options, container.image, "--", *command)
+    # It shows the host's /tmp inside (but $TMPDIR, if that is set), and refuses what is below it a second time.
+    is_shared = not {"-t", "--private-tmp"} & {*container.options}
+    binds = [f"--bind={mount}" for mount in mounts if not (is_shared and mount.startswith("/tmp/"))]
+    return (
+        "env",
+        "-u",
+        "TMPDIR",
+        "ch-run",
+        *binds,
+        f"--cd={cwd}",
+        *container.options,
+        container.image,
+        "--",
+        *command,
+    )
 
 
 #: How each runtime is called. Sources: https://apptainer.org/docs/user/latest/cli/apptainer_exec.html,

@@ -123,6 +123,17 @@ class BashTimeout(TaskTimeout):
         self.stderr = stderr
 
 
+class MPIError(HPCPoolError, RuntimeError):
+    """The ranks of an MPI step could not be started, or ended without an answer.
+
+    Attribute `returncode`: that of the program that started them (negative: the signal); None if it was not started.
+    """
+
+    def __init__(self, message: str = "", *, returncode: int | None = None) -> None:
+        super().__init__(message)
+        self.returncode = returncode
+
+
 class MissingOutputs(HPCPoolError, FileNotFoundError):
     """A bash call succeeded but did not make all its `outputs`. Attribute `missing`: the paths."""
 

@@ -75,7 +75,10 @@ class SrunLauncher:
         )
         # So that steps which calls start share the nodes with this one, instead of waiting for its end. The variable
         # and not the option: Slurm before 20.11 does not refuse it, and those steps have it, too.
-        return _words("env SLURM_OVERLAP=1 srun", *options, self.overrides, command)
+        srun = _words("env SLURM_OVERLAP=1 srun", *options, self.overrides, command)
+        # Told to end, srun kills its tasks. Slurm can be asked to tell the tasks instead.
+        tell = "scancel --quiet --signal=TERM $SLURM_JOB_ID || kill -TERM $pid"
+        return shlex.join(("bash", "-c", f"{supervised(srun, tell)}; exit $code"))
 
 
 @dataclass(frozen=True)

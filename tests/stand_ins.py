@@ -26,9 +26,17 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-pids=()
-trap 'kill -TERM "${pids[@]}"' TERM
+pids=() all= told=
+if [ "${0##*/}" = srun ]; then
+  echo $$ > "$STAND_INS/srun.pid"
+  trap 'echo "srun: forcing job termination" >&2; kill -KILL "${pids[@]}"' TERM
+else
+  trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' TERM
+fi
+trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' USR2
 for ((rank = 0; rank < count; rank++)); do RANK=$rank "$@" & pids+=($!); done
+all=1
+[ -z "$told" ] || kill -TERM "${pids[@]}"  # one of them was quick to say that it runs
 worst=0
 for pid in "${pids[@]}"; do
   wait "$pid"; code=$?
@@ -50,11 +58,14 @@ RANK=$host exec ${LOGIN_SHELL:-sh} -c "$*"
 """
 )
 _SCONTROL = _NOTES + 'echo "$3" | tr , "\\n"\n'
+#: Slurm's daemons signal the tasks; here `srun` does it for them.
+_SCANCEL = _NOTES + 'kill -USR2 "$(cat "$STAND_INS/srun.pid")"\n'
 
 _SCRIPTS = {
     **dict.fromkeys(("srun", "mpiexec", "mpirun", "aprun", "jsrun"), _STARTER),
     "ssh": _SSH,
     "scontrol": _SCONTROL,
+    "scancel": _SCANCEL,
 }
 
 

@@ -78,7 +78,8 @@ def test_the_manager_s_arguments_and_surroundings_arrive(stand_ins, block_dir):
 def test_each_node_runs_worker_init_and_a_manager(stand_ins, block_dir):
     text = script(
         block_dir,
-        *("-c", "import os; print(os.environ['RANK'], os.environ['MADE'], os.environ['HPCPOOL_NODES_PER_BLOCK'])"),
+        # In one piece: several write to the same pipe.
+        *("-c", "import os; os.write(1, os.path.expandvars('$RANK $MADE $HPCPOOL_NODES_PER_BLOCK\\n').encode())"),
         worker_init="export MADE=on-$RANK",
         nodes=2,
         launcher=SrunLauncher(),
@@ -195,10 +196,10 @@ def test_a_line_that_would_end_the_script_of_the_node_does_not(stand_ins, block_
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 def test_what_tells_the_job_to_end_tells_the_manager_and_its_end_is_waited_for(stand_ins, block_dir, number):
     code = (
-        "import signal, sys\n"
-        "def end(number, frame): print('ending', flush=True); sys.exit(5)\n"
+        "import os, signal, sys\n"
+        "def end(number, frame): os.write(1, b'ending\\n'); sys.exit(5)\n"
         "signal.signal(signal.SIGTERM, end)\n"
-        "print('ready', flush=True)\n"
+        "os.write(1, b'ready\\n')\n"
         "while True: signal.pause()"
     )
     process = stand_ins.start(script(block_dir, "-c", code))

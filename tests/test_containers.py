@@ -42,7 +42,8 @@ def wrapped(container: Container) -> str:
         ),
         (
             Container("/images/tools", runtime="charliecloud", options=("--write",)),
-            "ch-run --bind=/run/b:/run/b --bind=/lib/py:/lib/py --cd=/run/b --write /images/tools -- /bin/sh -c echo",
+            "env -u TMPDIR ch-run --bind=/run/b:/run/b --bind=/lib/py:/lib/py --cd=/run/b --write "
+            "/images/tools -- /bin/sh -c echo",
         ),
     ],
     ids=lambda value: getattr(value, "runtime", ""),
@@ -74,6 +75,16 @@ def test_what_cannot_be_is_refused(options, problem):
     with pytest.raises(ConfigError) as caught:
         Container(**{"image": "a.sif"} | options)
     assert str(caught.value).startswith(problem)
+
+
+def test_charliecloud_is_not_asked_for_what_it_shows_anyway():
+    def binds(*options: str) -> list[str]:
+        container = Container("/image", runtime="charliecloud", options=options)
+        words = container.wrap(("true",), visible=["/tmp/b", "/scratch"], cwd="/tmp/b")
+        return [word for word in words if word.startswith("--bind")]
+
+    assert binds() == ["--bind=/scratch:/scratch"]
+    assert binds("--private-tmp") == ["--bind=/tmp/b:/tmp/b", "--bind=/scratch:/scratch"]
 
 
 def test_it_can_be_a_key_whatever_its_options_were_given_as():

@@ -37,7 +37,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(NODE_TEXTS, ("errors", *NODE_TEXTS)),
     "config": ("errors", "providers", *NODE_TEXTS),
     **dict.fromkeys(LEAN, ("errors", "wire", *LEAN)),
-    "processes": ("config", "core", "errors", "providers", "wire", *LEAN, *NODE_TEXTS),
+    "mpi": ("errors", "wire", *LEAN),
+    "processes": ("mpi", "config", "core", "errors", "providers", "wire", *LEAN, *NODE_TEXTS),
     "sites": ("config", "errors", "providers", *NODE_TEXTS),
     "integrations": ("*",),
     "tools": ("*",),
@@ -53,7 +54,18 @@ PURE_MODULES = frozenset(
 )
 IMPURE_BUILTINS = frozenset({"open", "print", "input", "exec", "eval", "__import__"})
 
-OPTIONAL_MODULES = ("tqdm", "matplotlib", "numpy", "paramiko", "joblib", "dask", "pandas", "boto3", "kubernetes")
+OPTIONAL_MODULES = (
+    "mpi4py",
+    "tqdm",
+    "matplotlib",
+    "numpy",
+    "paramiko",
+    "joblib",
+    "dask",
+    "pandas",
+    "boto3",
+    "kubernetes",
+)
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ def _run() -> None:
         from hpcpool.processes.fork_server import main
     elif role == "worker":
         from hpcpool.processes.worker import main
+    elif role == "rank":
+        from hpcpool.mpi.rank import main
     else:
-        sys.exit(f"hpcpool: start.py knows the roles interchange, manager, fork-server and worker, not {role!r}")
+        sys.exit(f"hpcpool: start.py knows the roles interchange, manager, fork-server, worker and rank, not {role!r}")
     main(sys.argv[2:])
 
 

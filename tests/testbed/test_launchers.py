@@ -1,0 +1,171 @@
+"""Launchers with the real programs: Slurm, where `SLURM_CONF` names one with two nodes, and SSH servers.
+
+`HPCPOOL_TEST_SSH` holds the options for `ssh` and the hosts, for example "-F config host1 host2".
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcpool.block_script import block_script
+from hpcpool.launchers import Launcher, SrunLauncher, SSHLauncher
+from tests.conftest import wait_until
+
+HAS_SLURM = bool(os.environ.get("SLURM_CONF")) and shutil.which("sbatch") is not None
+SSH = os.environ.get("HPCPOOL_TEST_SSH", "").split()
+needs_slurm = pytest.mark.skipif(not HAS_SLURM, reason="SLURM_CONF names no Slurm")
+needs_ssh = pytest.mark.skipif(len(SSH) < 2, reason="HPCPOOL_TEST_SSH names no SSH servers")
+pytestmark = pytest.mark.testbed
+
+#: Stands for a manager: writes what it sees into files of the node's own, in the folder of the block.
+MANAGER = """
+import os, pathlib, signal, sys, time
+node = os.environ.get("SLURMD_NODENAME") or os.environ["SSH_CONNECTION"].split()[2]
+def end(number, frame):
+    pathlib.Path(f"told-{node}").touch()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(f"up-{node}").write_text(os.environ["MADE"])
+if sys.argv[1:] == ["first fails"] and os.environ.get("SLURM_NODEID") == "0":
+    sys.exit(4)
+while not pathlib.Path("end").exists():
+    time.sleep(0.05)
+pathlib.Path(f"done-{node}").touch()
+"""
+
+
+@pytest.fixture
+def block(tmp_path) -> Path:
+    folder = tmp_path / "a block"
+    folder.mkdir()
+    return folder
+
+
+def script(block: Path, launcher: Launcher, *words: str) -> str:
+    return block_script(
+        (sys.executable, "-c", MANAGER, *words),
+        nodes=2,
+        block_dir=str(block),
+        worker_init="echo prepared >&2\nexport MADE=it\\'s",
+        env={"PYTHONPATH": str(Path(__file__).parent.parent.parent)},
+        launcher=launcher,
+    )
+
+
+def count(block: Path, prefix: str) -> int:
+    return len(list(block.glob(f"{prefix}-*")))
+
+
+def wait_for(block: Path, prefix: str, number: int) -> None:
+    assert wait_until(lambda: count(block, prefix) == number, timeout_s=60), list(block.iterdir())
+
+
+# Slurm
+
+
+class Job:
+    """A job of two nodes."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        file = folder / "job.sh"
+        file.write_text(f"#!/bin/bash\n{text}")
+        options = ["--parsable", "--nodes=2", "--exclusive", f"--output={folder}/out", f"--error={folder}/err"]
+        done = subprocess.run(["sbatch", *options, str(file)], capture_output=True, text=True, check=True)
+        self.id = done.stdout.strip()
+
+    def signal(self, *words: str) -> None:
+        subprocess.run(["scancel", "--quiet", *words, self.id], check=True)
+
+    def state(self) -> str:
+        shown = subprocess.run(["scontrol", "--oneliner", "show", "job", self.id], capture_output=True, text=True)
+        words = dict(word.partition("=")[::2] for word in shown.stdout.split())
+        return f"{words.get('JobState')} {words.get('ExitCode')}"
+
+
+@pytest.fixture
+def job(tmp_path, block) -> Iterator[list[Job]]:
+    """Where a test puts its job, so that it is ended."""
+    jobs: list[Job] = []
+    yield jobs
+    for one in jobs:
+        one.signal()
+
+
+@needs_slurm
+def test_srun_starts_a_manager_on_each_node_and_one_that_fails_ends_no_other(tmp_path, block, job):
+    job.append(Job(tmp_path, script(block, SrunLauncher(), "first fails")))
+    wait_for(block, "up", 2)
+    assert [path.read_text() for path in block.glob("up-*")] == ["it's"] * 2
+    # While they run, a step of a call runs on the same nodes.
+    step = ["srun", f"--jobid={job[0].id}", "--nodes=2", "--ntasks=2", "--overlap", "true"]
+    assert subprocess.run(step, timeout=60, capture_output=True).returncode == 0
+    (block / "end").touch()
+    wait_for(block, "done", 1)
+    assert wait_until(lambda: job[0].state() == "FAILED 4:0", timeout_s=30), job[0].state()
+    assert (tmp_path / "err").read_text().count("prepared\n") == 2
+
+
+@needs_slurm
+@pytest.mark.parametrize(("words", "state"), [(["--batch", "--signal=TERM"], "COMPLETED 0:0"), ([], "CANCELLED 0:0")])
+def test_slurm_s_end_of_a_job_tells_each_manager(tmp_path, block, job, words, state):
+    job.append(Job(tmp_path, script(block, SrunLauncher())))
+    wait_for(block, "up", 2)
+    job[0].signal(*words)
+    wait_for(block, "told", 2)
+    assert wait_until(lambda: job[0].state() == state, timeout_s=30), job[0].state()
+
+
+# SSH
+
+
+@pytest.fixture
+def ssh_block(tmp_path, block) -> Iterator[subprocess.Popen[str]]:
+    """The script of a block on two servers, started, with both managers up."""
+    *options, first, second = SSH
+    nodes = tmp_path / "nodes"
+    nodes.write_text(f"{first}\n{first}\n{second}\n")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_JOB")}
+    process = subprocess.Popen(
+        ["bash", "-c", script(block, SSHLauncher(" ".join(options)))],
+        env=kept | {"PBS_NODEFILE": str(nodes)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(block, "up", 2)
+        yield process
+    finally:
+        (block / "end").touch()
+        process.communicate(timeout=30)
+
+
+@needs_ssh
+def test_ssh_starts_a_manager_on_each_host_and_waits_for_both(block, ssh_block):
+    (block / "end").touch()
+    _, stderr = ssh_block.communicate(timeout=60)
+    assert (ssh_block.returncode, count(block, "done")) == (0, 2)
+    assert stderr.count("prepared\n") == 2
+
+
+@needs_ssh
+def test_the_end_of_the_block_is_told_over_ssh(block, ssh_block):
+    ssh_block.send_signal(signal.SIGTERM)
+    _, stderr = ssh_block.communicate(timeout=60)
+    assert (ssh_block.returncode, count(block, "told")) == (0, 2), stderr
+
+
+@needs_ssh
+def test_managers_end_when_the_block_s_first_node_is_killed(block, ssh_block):
+    launcher = int(subprocess.run(["pgrep", "-P", str(ssh_block.pid)], capture_output=True, check=True).stdout)
+    ssh_block.kill()
+    os.kill(launcher, signal.SIGKILL)
+    wait_for(block, "told", 2)

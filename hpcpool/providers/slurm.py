@@ -183,6 +183,8 @@ class SlurmSystem:
         # A block that starts again under its old id would find its place taken: another block does the work.
         yield "--no-requeue"
         yield f"--nodes={job.nodes}"
+        if job.nodes > 1:
+            yield "--no-kill"  # a node that fails takes its own manager along, and no other
         yield "--ntasks-per-node=1"
         yield from self._named("partition", "account", "qos", "constraint", "reservation")
         if self.options.exclusive:

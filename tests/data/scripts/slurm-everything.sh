@@ -5,6 +5,7 @@
 #SBATCH --error="/a \"b\\/err"
 #SBATCH --no-requeue
 #SBATCH --nodes=4
+#SBATCH --no-kill
 #SBATCH --ntasks-per-node=1
 #SBATCH --partition=gpu,long
 #SBATCH --account=proj

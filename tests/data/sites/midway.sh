@@ -5,6 +5,7 @@
 #SBATCH --error=/home/me/.hpcpool/runs/hpcpool-x1/b1/job.err
 #SBATCH --no-requeue
 #SBATCH --nodes=2
+#SBATCH --no-kill
 #SBATCH --ntasks-per-node=1
 #SBATCH --partition=caslake
 #SBATCH --account=pi-me

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -20,18 +21,29 @@ _LOCK = "/var/lock/hpcpool-testbed"
 _POLICY = Path("/usr/sbin/policy-rc.d")
 
 
+#: Set where nothing may be skipped, as in CI: then what is missing fails the tests that need it.
+REQUIRED = bool(os.environ.get("HPCPOOL_TESTBED_REQUIRED"))
+
+
+def missing(reason: str) -> NoReturn:
+    """Skip the test for want of something or, where all must be there, fail it."""
+    if REQUIRED:
+        pytest.fail(f"HPCPOOL_TESTBED_REQUIRED is set, but {reason}")
+    pytest.skip(reason)
+
+
 def require(*packages: str) -> None:
     """Install Debian packages, without starting their services; skip the test where that cannot be done."""
     if os.geteuid() != 0:
-        pytest.skip(f"installing and running {packages[0]} needs root")
+        missing(f"installing and running {packages[0]} needs root")
     if shutil.which("apt-get") is None or not os.path.exists("/etc/debian_version"):
-        pytest.skip(f"{packages[0]} is installed from Debian's packages, and this is not Debian")
+        missing(f"{packages[0]} is installed from Debian's packages, and this is not Debian")
     # Test runs side by side install one after the other, so that none of them starts services.
     with open(_LOCK, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = [package for package in packages if not _is_installed(package)]
-        if missing:
-            _install(missing)
+        wanted = [package for package in packages if not _is_installed(package)]
+        if wanted:
+            _install(wanted)
 
 
 def _is_installed(package: str) -> bool:
@@ -50,7 +62,7 @@ def _install(packages: Sequence[str]) -> None:
             _apt_get("update")
             done = _apt_get("install", "--no-install-recommends", *packages)
         if done.returncode != 0:
-            pytest.skip(f"{' '.join(packages)} cannot be installed: {done.stdout[-500:]}")
+            missing(f"{' '.join(packages)} cannot be installed: {done.stdout[-500:]}")
     finally:
         if not had_policy:
             _POLICY.unlink()

@@ -18,15 +18,14 @@ from pathlib import Path
 import pytest
 
 from hpcpool.containers import Container
+from tests.testbed.machine import missing
 
 IMAGE = os.environ.get("HPCPOOL_TEST_IMAGE", "")
+PROGRAMS = {"charliecloud": "ch-run", "podman": "podman"}
 PODMAN_IMAGE = "localhost/hpcpool-test"
 NEEDED = ["hpcpool", "cloudpickle", "msgspec", "psutil", "tblib", "typing_extensions"]
 
-pytestmark = [
-    pytest.mark.testbed,
-    pytest.mark.skipif(not IMAGE, reason="HPCPOOL_TEST_IMAGE names no root file system"),
-]
+pytestmark = pytest.mark.testbed
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +43,12 @@ def installation(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(params=["charliecloud", "podman"])
+@pytest.fixture(params=list(PROGRAMS))
 def container(request) -> Container:
-    if shutil.which({"charliecloud": "ch-run", "podman": "podman"}[request.param]) is None:
-        pytest.skip(f"{request.param} is not installed")
+    if not IMAGE:
+        missing("HPCPOOL_TEST_IMAGE names no root file system")
+    if shutil.which(PROGRAMS[request.param]) is None:
+        missing(f"{request.param} is not installed")
     if request.param == "charliecloud":
         return Container(IMAGE, runtime="charliecloud")
     import_image()

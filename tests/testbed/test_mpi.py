@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +11,17 @@ import pytest
 
 from hpcpool.block_script import block_script
 from hpcpool.launchers import SrunLauncher
+from tests.testbed.machine import missing, require
 
-IS_THERE = (
-    bool(os.environ.get("SLURM_CONF"))
-    and all(map(shutil.which, ("sbatch", "mpirun")))
-    and importlib.util.find_spec("mpi4py") is not None
-)
-pytestmark = [
-    pytest.mark.testbed,
-    pytest.mark.skipif(not IS_THERE, reason="needs SLURM_CONF with two nodes, Open MPI's mpirun and mpi4py"),
-]
+pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("slurm")]
+
+
+@pytest.fixture(autouse=True)
+def _open_mpi() -> None:
+    require("openmpi-bin")
+    if importlib.util.find_spec("mpi4py") is None:
+        missing("mpi4py is not installed: the extra hpcpool[mpi]")
+
 
 #: The manager of the first node plays a call that has both nodes to itself.
 CALL = """

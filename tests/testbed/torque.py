@@ -7,9 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.testbed.machine import require
+from tests.testbed.machine import missing, require
 
 
 def torque_commands(folder: Path) -> dict[str, str]:
@@ -29,4 +27,4 @@ def torque_commands(folder: Path) -> dict[str, str]:
 def run(folder: Path, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        pytest.skip(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+        missing(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")

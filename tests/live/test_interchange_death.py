@@ -13,7 +13,7 @@ import pytest
 from hpcpool import HPCPoolExecutor
 from hpcpool.errors import BrokenPool
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, role, stopped, until
 from tests.live.test_node_loss import family_of
 
 pytestmark = pytest.mark.live
@@ -99,7 +99,7 @@ def test_an_interchange_that_dies_while_the_pool_starts(seed):
     dice = random.Random(seed)
     with HPCPoolExecutor(2) as pool:
         futures = [pool.submit(pow, 2, n) for n in range(5)]
-        interchange = until(lambda: [p for p in psutil.Process().children() if "interchange" in p.cmdline()])[0]
+        interchange = until(lambda: [p for p in psutil.Process().children() if role(p) == "interchange"])[0]
         wanted = dice.randint(0, 3)
         until(lambda: len(interchange.children(recursive=True)) >= wanted)
         interchange.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))

@@ -13,7 +13,7 @@ import pytest
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.errors import NodeLost
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, role, stopped, until
 
 pytestmark = pytest.mark.live
 
@@ -92,7 +92,7 @@ def test_a_call_that_must_not_run_twice_fails_with_its_node(lose, node, tmp_path
 
 def pool_interchange(pool: HPCPoolExecutor) -> psutil.Process:
     """For a pool without a free slot, or one that is about to lose what its slots hold."""
-    (found,) = [p for p in psutil.Process().children() if "interchange" in p.cmdline()]
+    (found,) = [p for p in psutil.Process().children() if role(p) == "interchange"]
     return found
 
 
@@ -189,7 +189,7 @@ def test_whatever_dies_while_the_pool_starts_every_call_finishes(seed, node):
     pool = HPCPoolExecutor(Config(node, loss_limit=100))
     try:
         futures = [pool.submit(pow, 2, n) for n in range(10)]
-        interchange = until(lambda: [p for p in psutil.Process().children() if "interchange" in p.cmdline()])[0]
+        interchange = until(lambda: [p for p in psutil.Process().children() if role(p) == "interchange"])[0]
         for _ in range(2):
             # At any of the moments at which there is one more process than before, or when nothing is left to do.
             wanted = dice.randint(1, 4)

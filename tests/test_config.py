@@ -32,6 +32,7 @@ CONFIGS = [
     Config(NodePool(name="a-1_b.c", init_blocks=2, min_blocks=1, max_blocks=3), NodePool(name="other", init_blocks=0)),
     Config(NodePool(worker_init="module load 'x'\nexport A=\"ä\"", env={"A": "it's", "B": ""}, python="/env/python")),
     Config(NodePool(launcher=SSHLauncher("-p 2222"), container=Container("a.sif", "podman", ("-x",), ("/data",)))),
+    Config(NodePool(parallelism=0.5, max_idle_time=None, walltime="01:30:00", labels=("bigmem", "ib"))),
     Config(heartbeat_period_s=0.5, heartbeat_timeout_s=2, crash_limit=2, loss_limit=0, rerun_lost=False),
     Config(start_failure_limit=1, start_timeout_s=1e9, start_warning_s=0.1, run_dir="/scratch/ä b"),
     Config(addresses=["login1.cluster", "10.0.0.1", "[fe00::1]"], ports="50000-50100"),
@@ -151,6 +152,30 @@ def test_numbers_and_paths_of_other_types_are_kept_as_plain_ones(given, kept):
     assert type(value) is type(kept)
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"walltime": "01:30:00"}, 5400.0),
+        ({"walltime": "2-00:00:01"}, 172801.0),
+        ({"walltime": "100:00:00"}, 360000.0),
+        ({"walltime": 90}, 90.0),
+        ({"labels": ["a", "b", "a"]}, ("a", "b")),
+        ({"parallelism": 0}, 0.0),
+        ({"max_idle_time": 1}, 1.0),
+    ],
+)
+def test_options_of_a_node_pool_are_kept_in_one_form(given, kept):
+    ((name, _),) = given.items()
+    value = getattr(NodePool(**given), name)
+    assert value == kept
+    assert type(value) is type(kept)
+
+
+def test_the_walltime_is_known_in_seconds():
+    assert NodePool(walltime="00:01:30").walltime_s == 90.0
+    assert NodePool().walltime_s is None
+
+
 def test_a_relative_run_dir_stays_where_it_is_when_the_program_goes_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
@@ -180,6 +205,13 @@ FOLDER = ("the path of a folder, or None", ["", "a\0b", b"/scratch", 3, True, ["
 ADDRESSES = ("host names or IP addresses (IPv6 in brackets), or None", [(), "", "a b", ("a", 1), 3, "fe00::1", b"a"])
 PORTS = ("a port, or a range", [-1, 65536, "a", "5-1", "1-2-3", (1,), (0, 5), 1.5, None, True, [1, 2, 3], b"1"])
 NONE = ("", [None])
+SHARE = ("a number from 0 to 1", [-0.1, 1.1, math.nan, math.inf, "1", True, None, 1j])
+IDLE = ("a number of seconds above 0, or None", [0, -1, math.inf, math.nan, "120", True])
+WALLTIME = (
+    "as in '01:30:00'",
+    [0, -1, math.inf, "", "90", "1:30", "1:60:00", "01:30:00 ", "00:00:00", "1d", True, [1]],
+)
+LABELS = ("names, each up to 64 letters", ["bigmem", 3, None, [""], ["a b"], [3]])
 
 LINES = ("text, lines for the shell", [None, 3, b"true", "a\0b", ["true"], "\udcff"])
 PROGRAM = ("the name or path of a program, or None", ["", 3, b"python", "-c", "a\0b"])
@@ -193,6 +225,7 @@ BAD_VALUES = [
     (NodePool, {"worker_init": LINES, "python": PROGRAM, "env": VARIABLES}),
     (NodePool, {"launcher": LAUNCHER, "container": CONTAINER}),
     (NodePool, {"nodes_per_block": NONE, "max_blocks": NONE, "init_blocks": NONE, "min_blocks": NONE}),
+    (NodePool, {"parallelism": SHARE, "max_idle_time": IDLE, "walltime": WALLTIME, "labels": LABELS}),
     (NodePool, {"provider": ("a provider, such as LocalProvider()", ["local", None, LocalProvider, 3, NodePool()])}),
     (Config, {"crash_limit": COUNT_FROM_1, "start_failure_limit": COUNT_FROM_1, "loss_limit": COUNT_FROM_0}),
     (Config, {"heartbeat_period_s": SECONDS, "heartbeat_timeout_s": SECONDS}),
@@ -564,6 +597,10 @@ def test_plain_data_has_every_option_and_the_kind_of_each_provider():
                 "python": None,
                 "launcher": None,
                 "container": None,
+                "parallelism": 1.0,
+                "max_idle_time": 120.0,
+                "walltime": None,
+                "labels": [],
             }
         ],
         "heartbeat_period_s": 5.0,

@@ -78,6 +78,31 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError
+    share = float(value)
+    if not 0 <= share <= 1:
+        raise ValueError
+    return share
+
+
+def _walltime(value: Any) -> float:
+    if not isinstance(value, str):
+        return _seconds(value)
+    parts = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,5}):([0-5]\d):([0-5]\d)", value)
+    if parts is None:
+        raise ValueError
+    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
+    return _seconds(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _labels(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, tuple | list):
+        raise TypeError
+    return tuple(dict.fromkeys(map(_name, value)))
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError
@@ -153,6 +178,11 @@ def or_none(rule: Rule) -> Rule:
 
 
 SECONDS = Rule("a number of seconds above 0", _seconds)
+SHARE = Rule("a number from 0 to 1", _share)
+WALLTIME = Rule(
+    "hours, minutes and seconds as in '01:30:00' or '2-00:00:00', or a number of seconds above 0", _walltime
+)
+LABELS = Rule("names, each up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _labels)
 FLAG = Rule("true or false", _flag)
 NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _name)
 FOLDER = Rule("the path of a folder", _folder)

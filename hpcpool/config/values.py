@@ -15,12 +15,15 @@ from hpcpool.config.options import (
     ADDRESSES,
     FLAG,
     FOLDER,
+    LABELS,
     NAME,
     PORTS,
     PROGRAM,
     SECONDS,
+    SHARE,
     SHELL_LINES,
     VARIABLES,
+    WALLTIME,
     Rule,
     call_text,
     misfit,
@@ -107,6 +110,16 @@ class NodePool:
     launcher: Launcher | None = field(default=None, metadata=option_of(or_none(_LAUNCHER)))
     #: The container that managers and workers run in; None: none.
     container: Container | None = field(default=None, metadata=option_of(or_none(_CONTAINER)))
+    #: Slots that are asked for, for each task: 1: all tasks can run at once; 0.5: half of them; 0: one block will do.
+    parallelism: float = field(default=1.0, metadata=option_of(SHARE))
+    #: A block that has had nothing to do for this long (seconds) is given back, down to `min_blocks`, and so is one
+    #: that waits in the queue when the work for it has gone; None: blocks are kept. The block of this machine that
+    #: needs no process of its own is always kept.
+    max_idle_time: float | None = field(default=120.0, metadata=option_of(or_none(SECONDS)))
+    #: How long a block may last: "01:30:00" or seconds (kept as such); None: as the provider says.
+    walltime: str | float | None = field(default=None, metadata=option_of(or_none(WALLTIME)))
+    #: Words by which calls can choose this pool's nodes, such as "bigmem".
+    labels: tuple[str, ...] = field(default=(), metadata=option_of(LABELS))
 
     def __post_init__(self) -> None:
         settle(self)
@@ -123,6 +136,11 @@ class NodePool:
     def prepares_nodes(self) -> bool:
         """Whether an option asks for more on the nodes than the manager's bare command."""
         return bool(self.worker_init or self.env or self.python or self.launcher or self.container)
+
+    @property
+    def walltime_s(self) -> float | None:
+        """How long a block may last (seconds); None: as the provider says."""
+        return None if self.walltime is None else float(self.walltime)
 
     def __repr__(self) -> str:
         return call_text(self, [repr(self.provider)], NodePool())

@@ -119,6 +119,11 @@ class Scheduler:
         known = self._tasks.get(task)
         return known.manager if known is not None else None
 
+    def held_by(self, manager: bytes) -> int:
+        """Return how many tasks a manager holds."""
+        known = self._managers.get(manager)
+        return len(known.leases) if known is not None else 0
+
     def reruns(self, task: int) -> int:
         """Return how often a task was queued again because its worker or its node was lost."""
         known = self._tasks.get(task)

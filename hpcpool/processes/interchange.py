@@ -11,7 +11,6 @@ import functools
 import itertools
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
@@ -21,27 +20,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcpool.config import Config
+from hpcpool.core.block_orders import BlockOver
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.core.silence import Silence
-from hpcpool.processes import block_control, sessions
-from hpcpool.processes.block_control import BlockControl, Surroundings
+from hpcpool.processes import sessions
+from hpcpool.processes.block_desk import BlockDesk, Hands
+from hpcpool.processes.block_requests import Surroundings
 from hpcpool.processes.carrier import Carrier
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, node_prefix, write_connection
 from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
-from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
+from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.messages import (
+    AskStatus,
     Broken,
     Cancel,
     Capacity,
     Define,
+    Expect,
     Forget,
     FromClient,
     FromManager,
@@ -51,11 +54,13 @@ from hpcpool.wire.messages import (
     Kill,
     MessageError,
     NodeGone,
+    NodeState,
     Outcome,
     Place,
     Refused,
     Register,
     Returned,
+    Scale,
     Setup,
     Started,
     Status,
@@ -104,6 +109,7 @@ class _Manager:
     #: The block that its key is of; None: it came over the local socket.
     proved: str | None = None
     registered: bool = False
+    slots: int = 0
 
 
 class Interchange:
@@ -125,17 +131,11 @@ class Interchange:
         self._silence = Silence(self._config.heartbeat_period_s, self._config.heartbeat_timeout_s)
         self._setup: Setup | None = None
         self._outbox = Outbox()
-        self._announced_load = 0
         self._stopping = False
-        self._finished = False
         self._has_failed = False
-        self._events: queue.SimpleQueue[block_control.Event] = queue.SimpleQueue()
-        self._wake_read, self._wake_write = os.pipe()
         self._descriptors = (user_stderr, census)
-        self._control: BlockControl | None = None
         self._names = itertools.count(1)
         self._loop = EventLoop()
-        self._loop.add(self._wake_read, self._hear_block_control)
         self._entrance = Entrance(self._loop, self._managers_path, self._admit)
         if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
             self._entrance.open_to_hosts(self._config.ports)
@@ -143,6 +143,8 @@ class Interchange:
         self._hosted = HostedNodes(
             self._connection_file, self._descriptors, self._loop, self._streams, self._on_messages, self._lose
         )
+        hands = Hands(self._outbox.put, self._send_off, self._end_block, self._nodes)
+        self._blocks = BlockDesk(self._config, self._scheduler, self._loop, self._hosted, hands)
         self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
 
     @property
@@ -156,11 +158,12 @@ class Interchange:
     def run(self) -> None:
         """Serve until the client says stop or is gone and no block is left."""
         try:
-            while not self._finished:
+            while not self._blocks.is_finished:
                 self._loop.wait(self._patience_s())
                 self._hosted.step()
                 self._entrance.step()
                 self._look_at_silence()
+                self._blocks.watch.look(time.monotonic())
                 self._dispatch()
                 if batch := self._outbox.take(Capacity(self._scheduler.slots, self._scheduler.limit)):
                     self._streams.send(_CLIENT, *batch)
@@ -175,6 +178,8 @@ class Interchange:
         waits = [max(0.0, at - now) for at in (self._hosted.step_at, self._entrance.step_at) if at is not None]
         if len(self._silence):
             waits.append(self._config.heartbeat_period_s)
+        if (period_s := self._blocks.watch.period_s) is not None:
+            waits.append(period_s)
         return min(waits, default=None)
 
     # -- the client --
@@ -206,11 +211,8 @@ class Interchange:
             case Setup():
                 self._setup = message
                 self._start_block_control(message)
-            case Define():
-                self._carrier.define(message)
-            case Forget(key=key):
-                for name in self._carrier.forget(key):
-                    self._tell(name, [message])
+            case Define() | Forget():
+                self._on_blob(message)
             case Cancel():
                 self._cancel(message)
             case Kill():
@@ -221,6 +223,15 @@ class Interchange:
                     self._tell(name, [message])
             case Stop(signal=number):
                 self._stop(number)
+            case AskStatus() | Scale() | Expect():
+                self._blocks.on_client(message)
+
+    def _on_blob(self, message: Define | Forget) -> None:
+        if isinstance(message, Define):
+            self._carrier.define(message)
+            return
+        for name in self._carrier.forget(message.key):
+            self._tell(name, [message])
 
     def _start_block_control(self, setup: Setup) -> None:
         connection = Connection([self._managers_path], setup.start_method, self._directory)
@@ -229,8 +240,8 @@ class Interchange:
             self._entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
         )
         surroundings = Surroundings(self._directory, self._connection_file, self._descriptors, connection_for)
-        self._control = BlockControl(self._config, surroundings, lambda: self._scheduler.pending, self._report)
-        self._control.start()
+        journal = Journal(journal_path(self._directory), self._directory, self._config.to_dict())
+        self._blocks.start(surroundings, journal, setup.workers)
 
     def _cancel(self, message: Cancel) -> None:
         manager = self._scheduler.cancelled(message.id)
@@ -406,14 +417,19 @@ class Interchange:
         if not manager.block or slots < 1 or limit < 1:
             self._drop(name, f"it offered {slots} slots, {limit} tasks in all, for block {manager.block!r}")
             return
-        if manager.registered:
+        manager.slots = slots
+        if self._blocks.watch.is_leaving(manager.block):
+            self._send_off(name)  # once more does no harm
+        elif manager.registered:
             self._scheduler.capacity_changed(name, slots, limit)
-            return
-        manager.registered = True
-        self._carrier.joined(name, is_far=manager.proved is not None)
-        self._scheduler.manager_joined(name, slots, limit)
-        if self._control is not None:
-            self._control.registered(manager.block, slots)
+        else:
+            manager.registered = True
+            self._carrier.joined(name, is_far=manager.proved is not None)
+            self._scheduler.manager_joined(name, slots, limit)
+            self._blocks.watch.came(manager.block, name, slots)
+
+    def _send_off(self, name: bytes) -> None:
+        self._tell(name, [Stop()])
 
     def _tell(self, name: bytes, messages: list[Any], frames: Sequence[Any] = ()) -> None:
         if name in self._managers:
@@ -429,8 +445,10 @@ class Interchange:
         if manager is None:
             return
         dropped = self._scheduler.manager_lost(name)
+        is_expected = self._stopping or self._blocks.watch.is_leaving(manager.block)
+        self._blocks.watch.went(manager.block, name)
         log.log(
-            logging.INFO if self._stopping else logging.ERROR,
+            logging.INFO if is_expected else logging.ERROR,
             "block=%s manager=%s:%d lost: %s",
             manager.block,
             manager.hello.host,
@@ -446,10 +464,8 @@ class Interchange:
         """Lose a manager that may still be there: its block is ended if no other manager of it is left."""
         manager = self._managers.get(name)
         self._lose(name, reason)
-        if manager is None or self._control is None or self._stopping:
-            return
-        if manager.block and not any(other.block == manager.block for other in self._managers.values()):
-            self._control.lost(manager.block)
+        if manager is not None and manager.block and not self._stopping:
+            self._blocks.lost(manager.block)
 
     def _look_at_silence(self) -> None:
         for name, silent_s in self._silence.look(time.monotonic()):
@@ -464,20 +480,12 @@ class Interchange:
         elif len(self._managers) > 1:
             for name, count in self._scheduler.share():
                 self._tell(name, [GiveBack(count)])
-        self._call_for_blocks()
-
-    def _call_for_blocks(self) -> None:
-        """Wake block control when there is (by orders of magnitude) more work than the managers have slots."""
-        pending = self._scheduler.pending
-        if pending <= self._scheduler.slots:
-            self._announced_load = 0
-        elif pending.bit_length() > self._announced_load and self._control is not None:
-            self._announced_load = pending.bit_length()
-            self._control.look()
+        self._blocks.watch.call_for_blocks()
 
     def _send_tasks(self, name: bytes, ids: list[int]) -> None:
         messages: list[Any] = []
         all_frames: list[Any] = []
+        self._blocks.watch.used.add(name)
         for task_id in ids:
             task, frames = self._tasks[task_id]
             if task.blobs or task.layout:
@@ -489,31 +497,19 @@ class Interchange:
                 all_frames.extend(frames)
         self._tell(name, messages, all_frames)
 
-    # -- block control --
+    # -- blocks --
 
-    def _report(self, event: block_control.Event) -> None:
-        """Take an event from block control's thread."""
-        self._events.put(event)
-        os.write(self._wake_write, b"\0")
+    def _end_block(self, over: BlockOver) -> None:
+        self._entrance.revoke(over.block)
+        for name in [name for name, manager in self._managers.items() if manager.block == over.block]:
+            self._lose(name, f"its block ended ({over.reason})")
 
-    def _hear_block_control(self, events: int) -> None:
-        os.read(self._wake_read, 4096)
-        while not self._events.empty():
-            match self._events.get():
-                case block_control.BlockEnded(block, reason):
-                    self._entrance.revoke(block)
-                    for name in [name for name, manager in self._managers.items() if manager.block == block]:
-                        self._lose(name, f"its block ended ({reason})")
-                case block_control.Hopeless(reason):
-                    self._outbox.put(Broken(reason))
-                case block_control.Warned(text):
-                    self._outbox.put(Warn(text))
-                case Host() as order:
-                    self._hosted.start(order)
-                case Unhost() as order:
-                    self._hosted.end(order)
-                case block_control.Finished():
-                    self._finished = True
+    def _nodes(self) -> list[NodeState]:
+        return [
+            NodeState(peer.hello.host, peer.block, peer.slots, min(peer.slots, self._scheduler.held_by(name)))
+            for name, peer in self._managers.items()
+            if peer.registered
+        ]
 
     # -- the end --
 
@@ -524,16 +520,12 @@ class Interchange:
         self._stopping = True
         for name in self._managers:
             self._tell(name, [Stop(number)])
-        if self._control is None:
-            self._finished = True
-        else:
-            self._control.stop(_KILL_S if number else _STOP_S)
+        self._blocks.stop(_KILL_S if number else _STOP_S)
 
     def _close(self) -> None:
         self._hosted.close()
-        if self._control is not None:
-            self._control.stop(0.0)
-            self._control.join(_STOP_S)
+        self._blocks.stop(0.0)
+        self._blocks.join(_STOP_S)
         sessions.kill_descendants(_VANISH_S)
         self._streams.close()
         self._entrance.close()

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpcpool.errors import ConfigError
-from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Provider, SubmitError
+from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Provider, SubmitError, Unreachable
 from hpcpool.providers.local import LocalProvider
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ __all__ = [
     "SlurmProvider",
     "SubmitError",
     "TorqueProvider",
+    "Unreachable",
     "provider_class",
 ]
 

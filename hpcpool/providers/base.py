@@ -29,6 +29,10 @@ class SubmitError(HPCPoolError, RuntimeError):
     """The batch system refused a block or could not be asked; the message is in the batch system's own words."""
 
 
+class Unreachable(SubmitError):
+    """The batch system could not be asked, so nothing is known about the block: it is tried again for ever."""
+
+
 class JobState(enum.Enum):
     """Where a job is, in the only words that block control needs."""
 

@@ -19,7 +19,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError
+from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError, Unreachable
 from hpcpool.providers.batch import BatchSystem, JobRequest, JobSearch, SubmitUnclear
 from hpcpool.providers.commands import CommandResult, Runner
 
@@ -44,6 +44,12 @@ _BUSY_S = 20.0
 _BUSY_INTERVAL_S = 2.0
 #: What batch systems send to a job that shall end.
 _SIGNALS = "TERM HUP USR1 USR2 XCPU"
+#: What submit commands say when nobody has answered them: of Slurm, Grid Engine, PBS and Torque, LSF, HTCondor.
+_UNREACHABLE = re.compile(
+    r"unable to contact|unable to send message to qmaster|cannot connect to (the )?(default )?server"
+    r"|lsf is down|failed to connect to|connection refused|connection timed out|did not answer within",
+    re.IGNORECASE,
+)
 #: Enough for a Python traceback, and little enough for an error message.
 _TAIL_LINES = 20
 _TAIL_BYTES = 8192
@@ -94,6 +100,13 @@ class BatchDriver:
 
     def block_dir(self, block_id: str) -> str:
         return os.path.join(self._folder, block_id)
+
+    def find_job(self, block_id: str) -> str | None:
+        """Return the id of the job of a block of this run, if the batch system has one by its name.
+
+        None: it has none, or jobs cannot be found by name.
+        """
+        return self._find(job_name(os.path.basename(self._folder), block_id))
 
     def job_script(self, request: BlockRequest) -> str:
         """Return the script that `submit` would hand to the batch system.
@@ -184,8 +197,10 @@ class BatchDriver:
         except SubmitUnclear as error:
             logger.warning("name=%s it is not clear if the job was accepted: %s", name, error)
             return self._found_after(error, name, folder)
-        except SubmitError:
+        except SubmitError as error:
             self._runner.remove_folder(folder)
+            if _UNREACHABLE.search(str(error)):
+                raise Unreachable(str(error)) from error
             raise
 
     def _found_after(self, error: SubmitUnclear, name: str, folder: str) -> str:
@@ -199,7 +214,7 @@ class BatchDriver:
         else:
             self._strays[name] = self._clock() + _STRAY_PATIENCE_S
             advice = "it was not found in the queue, and will be cancelled if it turns up"
-        raise SubmitError(f"{error} (the job, named {name}, may have been accepted: {advice})") from error
+        raise Unreachable(f"{error} (the job, named {name}, may have been accepted: {advice})") from error
 
     def _find(self, name: str) -> str | None:
         if not isinstance(self._system, JobSearch):

@@ -253,8 +253,75 @@ class Drop(Struct, tag=31):
     paths: list[str]
 
 
-FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop
-ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone
+class AskStatus(Struct, tag=40):
+    """The client wants to know how the pool is."""
+
+    #: Comes back in the answer.
+    id: int
+
+
+class NodeState(Struct):
+    """A manager as the interchange sees it."""
+
+    host: str
+    block: str
+    slots: int
+    running: int
+
+
+class BlockState(Struct):
+    """A block that is not known to be over. Times are seconds since the epoch; 0: not yet, or not known."""
+
+    name: str
+    pool: str
+    job: str
+    state: str
+    reason: str
+    submitted_at: float
+    running_since: float
+    ends_at: float
+
+
+class NodePoolState(Struct):
+    """A node pool: how many blocks it may have, and what went wrong last."""
+
+    name: str
+    provider: str
+    min_blocks: int
+    max_blocks: int
+    #: What the user has ordered; None: nothing.
+    ordered: int | None
+    started: int
+    last_failure: str
+
+
+class StatusReport(Struct, tag=41):
+    """How the pool is."""
+
+    id: int
+    #: Tasks at the interchange that no slot has taken, and those in slots.
+    pending: int
+    running: int
+    node_pools: list[NodePoolState]
+    blocks: list[BlockState]
+    nodes: list[NodeState]
+
+
+class Scale(Struct, tag=42):
+    """The user wants so many blocks; None: as many as the work needs."""
+
+    pool: str
+    blocks: int | None = None
+
+
+class Expect(Struct, tag=43):
+    """Somebody waits for so many slots: blocks are wanted as if there were tasks for them."""
+
+    slots: int
+
+
+FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop | AskStatus | Scale | Expect
+ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone | StatusReport
 FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place
 ToManager = (
     Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat | Place | Drop

@@ -669,3 +669,15 @@ SchedulerMachine.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestSchedulerAgainstItsPromises = SchedulerMachine.TestCase
+
+
+def test_it_is_known_how_many_tasks_a_manager_holds():
+    scheduler = Scheduler(loss_limit=3, rerun_lost=True)
+    scheduler.manager_joined(b"m", 1, 1)
+    assert scheduler.held_by(b"m") == 0
+    scheduler.submitted(1, 0, 1)
+    scheduler.dispatch()
+    assert scheduler.held_by(b"m") == 1
+    scheduler.finished(b"m", 1)
+    assert scheduler.held_by(b"m") == 0
+    assert scheduler.held_by(b"never heard of") == 0

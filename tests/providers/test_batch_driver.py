@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from hpcpool.providers import BlockRequest, Driver, JobState, JobStatus, SubmitError
+from hpcpool.providers import BlockRequest, Driver, JobState, JobStatus, SubmitError, Unreachable
 from hpcpool.providers.batch_driver import BatchDriver, job_body, job_name, last_lines, runs_folder
 from hpcpool.providers.commands import CommandResult
 from tests.providers.paper_batch import ForgetfulSystem, PaperMachine, PaperSystem, failed, printed
@@ -71,6 +71,29 @@ def test_a_refused_block_leaves_nothing_and_is_not_submitted_again(driver, machi
         driver.submit(block(files={"key": b"secret"}))
     assert machine.verbs() == ["submit"]
     assert machine.files == {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
+        'Unable to run job: unable to send message to qmaster using port 1 on host "localhost": got send error',
+        "qsub: cannot connect to server pbs (errno=111)",
+        "LSF is down. Please wait ...",
+    ],
+)
+def test_a_batch_system_that_cannot_be_reached_has_refused_nothing(driver, machine, words):
+    machine.instead["submit"] = failed(words)
+    with pytest.raises(Unreachable) as caught:
+        driver.submit(block())
+    assert words in str(caught.value)
+    assert machine.files == {}
+
+
+def test_a_job_is_found_by_the_name_of_its_block(driver, machine):
+    job = driver.submit(block())
+    assert driver.find_job("b1") == job
+    assert driver.find_job("another") is None
 
 
 def test_a_block_that_the_batch_system_cannot_have_is_refused_before_anything_is_written(driver, machine):

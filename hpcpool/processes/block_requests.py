@@ -1,0 +1,91 @@
+"""What a provider is asked for when a block is wanted: the manager's command, how its nodes are prepared, its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hpcpool.block_script import block_script
+from hpcpool.config import NodePool
+from hpcpool.launchers import usual_launcher
+from hpcpool.processes.connection import Connection
+from hpcpool.processes.start_command import start_command
+from hpcpool.providers.base import BlockRequest, Driver
+
+#: The file in a block's folder that tells its managers where the interchange is.
+_CONNECTION = "connection.json"
+
+
+class Surroundings(NamedTuple):
+    """What every block is started with."""
+
+    run_directory: str
+    connection_file: str
+    #: Descriptors for managers on this host: the user's stderr and the census.
+    descriptors: tuple[int, int]
+    #: Makes the connection file of a block on other hosts, with a key of its own; called in the driver's thread.
+    connection_for: Callable[[str], Connection]
+
+
+def block_request(pool: NodePool, name: str, driver: Driver, surroundings: Surroundings) -> BlockRequest:
+    """Return the request for a block of this pool.
+
+    Args:
+        pool: its options.
+        name: of the block.
+        driver: will be given the request.
+        surroundings: of the run.
+    """
+    if driver.is_local:
+        return _local_request(pool, name, driver, surroundings)
+    folder = driver.block_dir(name)
+    command = start_command("manager", os.path.join(folder, _CONNECTION), name, -1, -1)
+    return BlockRequest(
+        block_id=name,
+        nodes=pool.nodes_per_block,
+        command=tuple(command),
+        script=_script(pool, command, folder),
+        cwd=folder,  # there on all nodes; workers go where the client is
+        stdout=_output(surroundings, name, "out"),
+        stderr=_output(surroundings, name, "err"),
+        files={_CONNECTION: _connection_for(name, surroundings)},
+        walltime_s=pool.walltime_s,
+    )
+
+
+def _local_request(pool: NodePool, name: str, driver: Driver, surroundings: Surroundings) -> BlockRequest:
+    command = start_command("manager", surroundings.connection_file, name, *surroundings.descriptors)
+    return BlockRequest(
+        block_id=name,
+        nodes=pool.nodes_per_block,
+        command=tuple(command),
+        script=_script(pool, command, driver.block_dir(name)) if pool.prepares_nodes else "",
+        cwd=surroundings.run_directory,
+        stdout=1,
+        stderr=_output(surroundings, name, "err"),
+        walltime_s=pool.walltime_s,
+        pass_fds=tuple(descriptor for descriptor in surroundings.descriptors if descriptor >= 0),
+    )
+
+
+def _script(pool: NodePool, command: list[str], folder: str) -> str:
+    return block_script(
+        command,
+        nodes=pool.nodes_per_block,
+        block_dir=folder,
+        worker_init=pool.worker_init,
+        env=pool.env,
+        launcher=pool.launcher or usual_launcher(pool.provider, pool.nodes_per_block),
+        container=pool.container,
+        python=pool.python,
+    )
+
+
+def _connection_for(block: str, surroundings: Surroundings) -> bytes:
+    """Return what a block's managers must know to reach the interchange, with the key that lets them in."""
+    return surroundings.connection_for(block).to_json()
+
+
+def _output(surroundings: Surroundings, name: str, kind: str) -> str:
+    return os.path.join(surroundings.run_directory, f"block-{name}.{kind}")

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     )
     from hpcpool.executor import HPCPoolExecutor
     from hpcpool.processes.task_future import TaskFuture, TaskInfo
+    from hpcpool.status import BlockStatus, NodePoolStatus, NodeStatus, PoolStatus
     from hpcpool.view import ExecutorView
 
 __all__ = [
     "BashError",
     "BashResult",
     "BashTimeout",
+    "BlockStatus",
     "BrokenPool",
     "Config",
     "ConfigError",
@@ -47,7 +49,10 @@ __all__ = [
     "MissingOutputs",
     "NodeLost",
     "NodePool",
+    "NodePoolStatus",
+    "NodeStatus",
     "PayloadError",
+    "PoolStatus",
     "RemoteError",
     "TaskFuture",
     "TaskInfo",
@@ -62,6 +67,7 @@ _HOMES = {
     "BashError": "hpcpool.errors",
     "BashResult": "hpcpool.bash",
     "BashTimeout": "hpcpool.errors",
+    "BlockStatus": "hpcpool.status",
     "BrokenPool": "hpcpool.errors",
     "Config": "hpcpool.config",
     "ConfigError": "hpcpool.errors",
@@ -73,7 +79,10 @@ _HOMES = {
     "MissingOutputs": "hpcpool.errors",
     "NodeLost": "hpcpool.errors",
     "NodePool": "hpcpool.config",
+    "NodePoolStatus": "hpcpool.status",
+    "NodeStatus": "hpcpool.status",
     "PayloadError": "hpcpool.errors",
+    "PoolStatus": "hpcpool.status",
     "RemoteError": "hpcpool.errors",
     "TaskFuture": "hpcpool.processes.task_future",
     "TaskInfo": "hpcpool.processes.task_future",

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from hpcpool import current, joining, mapping
+from hpcpool import current, joining, mapping, oversight
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
+from hpcpool.status import PoolStatus
 
 if TYPE_CHECKING:
     from hpcpool.bash import BashResult
@@ -309,6 +310,70 @@ class Calls(Executor):
         """
         self._check_open()
         return self._noted(joining.start(fn, args, kwargs, self._pool._hold, name=self._options.name))
+
+    def status(self) -> PoolStatus:
+        """Look at the pool: its calls, node pools, blocks with their jobs, and nodes. `print` shows tables.
+
+        It can be asked at any time, also before the first call and after the end.
+
+        Raises:
+            TimeoutError: the interchange has not answered within a second.
+            RuntimeError: asked in a callback of a future, which keeps the answer from coming.
+
+        Example:
+            >>> from hpcpool import HPCPoolExecutor
+            >>> with HPCPoolExecutor(2) as pool:
+            ...     pool.wait_for_workers(2)
+            ...     pool.status().workers
+            2
+        """
+        return oversight.status(self._pool)
+
+    def scale(self, blocks: int | None, pool: str | None = None) -> None:
+        """Set how many blocks a node pool should have until further notice, whatever the work needs. Does not wait.
+
+        Blocks are asked for or, if there are too many, given back: those in the queue at once, idle ones next, the
+        others when the calls that they run have finished.
+
+        Args:
+            blocks: 0 to the pool's `max_blocks`; None: as many as the work needs, as it was in the beginning.
+            pool: the name of the node pool; None: the only one.
+
+        Raises:
+            ValueError: there is no such pool, or it may not have so many blocks.
+            RuntimeError: the executor was shut down.
+            BrokenPool: the pool cannot go on.
+        """
+        oversight.scale(self._pool, blocks, pool)
+
+    def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until `n` calls can run at once. Blocks are asked for as if there were calls for them.
+
+        Args:
+            n: at least 1.
+            timeout: seconds; None: no limit.
+
+        Raises:
+            TimeoutError: there are too few; it tells in what state the blocks are, and why.
+            BrokenPool: the pool cannot go on.
+            RuntimeError: the executor was shut down, or this was called in a callback of a future.
+        """
+        oversight.wait_for_workers(self._pool, n, timeout)
+
+    def job_script(self, pool: str | None = None) -> str:
+        """Return the script that the batch system is given for a block; nothing is submitted.
+
+        Of a run only the name of its folder and the number of the block differ. Of this machine it is the command that
+        starts a manager.
+
+        Args:
+            pool: the name of the node pool; None: the only one.
+
+        Raises:
+            ValueError: there is no such pool.
+            SubmitError: its batch system cannot have such a block.
+        """
+        return oversight.job_script(self._pool, pool)
 
 
 def _brief(command: str | tuple[Any, ...]) -> str:

@@ -15,7 +15,8 @@ from hpcpool.config import Config, NodePool
 from hpcpool.culprit import note_culprit
 from hpcpool.naming import name_of
 from hpcpool.processes import lifecycle, outcomes
-from hpcpool.processes.client import Client, Hold
+from hpcpool.processes.client import Client
+from hpcpool.processes.hold import Hold
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
 from hpcpool.providers.base import Provider

@@ -23,7 +23,8 @@ from concurrent.futures import Future
 from typing import Any, Literal
 
 from hpcpool.naming import name_of
-from hpcpool.processes.client import Client, Hold
+from hpcpool.processes.client import Client
+from hpcpool.processes.hold import Hold
 from hpcpool.progress_bar import ProgressBar
 
 #: An input without a length is read this far ahead of the results that are taken; for few workers, the lower bound.

@@ -13,7 +13,8 @@ from typing import Any
 
 from hpcpool.naming import name_of
 from hpcpool.processes import outcomes
-from hpcpool.processes.client import Client, Hold
+from hpcpool.processes.client import Client
+from hpcpool.processes.hold import Hold
 from hpcpool.processes.task_future import TaskFuture
 
 _CONTAINERS = (dict, list, tuple, set, frozenset)

@@ -20,7 +20,7 @@ import pytest
 
 from hpcpool import HPCPoolExecutor
 from hpcpool.mapping import run_map
-from hpcpool.processes.client import Hold
+from hpcpool.processes.hold import Hold
 from tests.conftest import wait_until
 from tests.gate import Gate, pass_gate
 

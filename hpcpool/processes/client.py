@@ -24,7 +24,10 @@ from hpcpool.config import Config
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.errors import BrokenPool, PayloadError
 from hpcpool.processes import lifecycle, outcomes
+from hpcpool.processes.hold import Hold
+from hpcpool.processes.inquiries import Inquiries
 from hpcpool.processes.interchange_process import InterchangeProcess
+from hpcpool.processes.retry_questions import RetryQuestions
 from hpcpool.processes.sender import Sender
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import CallOptions, Ticket
@@ -42,7 +45,9 @@ from hpcpool.wire.messages import (
     Setup,
     Started,
     Status,
+    StatusReport,
     Stop,
+    Struct,
     ToClient,
     Warn,
     Withdraw,
@@ -54,15 +59,6 @@ from hpcpool.wire.packing import Payload, discard, unpack
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger("hpcpool")
-
-
-class Hold:
-    """Work at the client that will submit more calls: a map that reads its input, a join."""
-
-    def __init__(self, close: Callable[[bool], None]) -> None:
-        self.close = close
-        #: The thread that does the work, once it runs.
-        self.thread: int | None = None
 
 
 class Client:
@@ -83,13 +79,14 @@ class Client:
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
         self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
+        #: Who asks how the pool is, or waits for workers.
+        self.inquiries = Inquiries(self.tell)
         self._broken: Broken | None = None
         #: What keeps the pool from ending; replaced, never changed.
         self._holds: frozenset[Hold] = frozenset()
         self._closing = False
         self._cancels = False
-        #: The threads that ask a `retry_on`.
-        self._askers: set[int] = set()
+        self._questions = RetryQuestions()
         self._stop_signal = 0
         self._forked = False
         #: Held while a ticket is put in and while the pool closes or breaks, so that none slips in behind its end. They
@@ -131,6 +128,26 @@ class Client:
     def broken(self) -> str | Literal[False]:
         """Why the pool cannot go on; False if it can."""
         return self._broken.reason if self._broken is not None else False
+
+    @property
+    def is_over(self) -> bool:
+        """True when the interchange is not asked any more."""
+        return self._forked or self.inquiries.is_over
+
+    @property
+    def is_io_thread(self) -> bool:
+        """True in a callback of one of this pool's futures."""
+        return threading.current_thread() is self._thread
+
+    def count_tickets(self) -> tuple[int, int]:
+        """Return how many calls wait for others, and how many are not finished."""
+        tickets = list(self._tickets.values())
+        return sum(1 for ticket in tickets if ticket.waiting), len(tickets)
+
+    def tell(self, message: Struct) -> None:
+        """Have the interchange told something."""
+        self._sender.tell(message)
+        self._put(_nothing)
 
     @property
     def is_holder(self) -> bool:
@@ -239,7 +256,7 @@ class Client:
     @property
     def is_own_thread(self) -> bool:
         """True in a callback of one of this pool's futures and in `retry_on`: to wait for the pool there has no end."""
-        return threading.current_thread() is self._thread or threading.get_ident() in self._askers
+        return self.is_io_thread or self._questions.is_asked_here
 
     def after_fork(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
@@ -280,6 +297,7 @@ class Client:
             self._stream.close()
         finally:
             self._interchange.wait_until_gone()
+            self.inquiries.close()
             lifecycle.remove(self)
             os.close(self._wake_read)
             os.close(self._wake_write)
@@ -379,8 +397,11 @@ class Client:
                 for run in runs:
                     if (ticket := self._tickets.get(run.id)) is not None:
                         ticket.future._start_on(host, run)
-            case Capacity(limit=limit):
+            case Capacity(slots=slots, limit=limit):
                 self._sender.widen(limit)
+                self.inquiries.on_slots(slots)
+            case StatusReport():
+                self.inquiries.on_status(message)
             case Withdrawn(ids=tasks):
                 for task in tasks:
                     self._give_up(task)
@@ -426,25 +447,12 @@ class Client:
             self._fail(ticket, opener, outcome)
 
     def _ask_for_retry(self, ticket: Ticket, opener: Opener, outcome: Outcome) -> None:
-        """Find out whether a call is tried again, in a thread of its own: `retry_on` may sleep, or use the pool."""
+        held = [ticket]  # the frames of the question live as long as the error does, and the arguments must not
 
-        retry_on, name = ticket.options.retry_on, ticket.future._name
-        held = [ticket]  # the frames below live as long as the error does, and the arguments must not
-
-        def ask() -> None:
-            self._askers.add(threading.get_ident())
-            try:
-                new_opener, is_retried = outcomes.ask_retry_on(retry_on, opener)
-            except BaseException as error:  # noqa: BLE001 - what the user's exception does when it is rebuilt
-                new_opener, is_retried = outcomes.raising(outcomes.without_frames(error)), False
-            finally:
-                self._askers.discard(threading.get_ident())
+        def answer(new_opener: Opener, is_retried: bool) -> None:
             self._put(functools.partial(self._go_on, held.pop(), new_opener, outcome, is_retried))
 
-        try:
-            threading.Thread(target=ask, name=f"hpcpool retry_on of {name}", daemon=True).start()
-        except RuntimeError:  # no threads any more (see `joining`): better here than not at all
-            ask()
+        self._questions.ask(ticket.future._name, ticket.options.retry_on, opener, answer)
 
     def _go_on(self, ticket: Ticket, opener: Opener, outcome: Outcome, is_retried: bool) -> None:
         if self._tickets.get(ticket.id) is not ticket:
@@ -513,6 +521,7 @@ class Client:
         self._waiting.clear()
         for ticket in tickets.values():
             self._finish_broken(ticket)
+        self.inquiries.close()
 
     def _finish_broken(self, ticket: Ticket) -> None:
         assert self._broken is not None

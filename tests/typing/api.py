@@ -6,7 +6,17 @@ from concurrent.futures import Executor, Future, as_completed, wait
 from pathlib import Path
 from typing import Any, assert_type
 
-from hpcpool import BashResult, Config, ExecutorView, HPCPoolExecutor, NodePool, TaskFuture, TaskInfo, WorkerCrashed
+from hpcpool import (
+    BashResult,
+    Config,
+    ExecutorView,
+    HPCPoolExecutor,
+    NodePool,
+    PoolStatus,
+    TaskFuture,
+    TaskInfo,
+    WorkerCrashed,
+)
 from hpcpool.apps import App, bash_app, join_app, python_app
 from hpcpool.providers import LocalProvider
 
@@ -104,6 +114,21 @@ def runs_bash(pool: HPCPoolExecutor) -> None:
     assert_type(future, TaskFuture[BashResult])
     assert_type(future.result().returncode, int)
     assert_type(pool.bash(["ls", "-l"]), TaskFuture[BashResult])
+
+
+def looks_at_the_pool(pool: HPCPoolExecutor, view: ExecutorView) -> None:
+    status = pool.status()
+    assert_type(status, PoolStatus)
+    assert_type(view.status(), PoolStatus)
+    assert_type(status.blocks[0].ends_at, float | None)
+    assert_type(status.nodes[0].slots, int)
+    assert_type(status.node_pools[0].ordered, int | None)
+    assert_type(pool.job_script("default"), str)
+    pool.scale(3)
+    pool.scale(None, pool="default")
+    pool.scale("many")  # type: ignore[arg-type]
+    view.wait_for_workers()
+    pool.wait_for_workers(4, timeout=60)
 
 
 def joins(pool: HPCPoolExecutor) -> None:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from hpcpool import BlockStatus, NodePoolStatus, NodeStatus, PoolStatus
+
+NOW = 1_000_000.0
+
+
+def test_a_status_prints_as_tables():
+    status = PoolStatus(
+        "open",
+        waiting=1,
+        pending=20,
+        running=3,
+        node_pools=(NodePoolStatus("cpu", "slurm", 0, 10, None, 4, "block cpu-1 failed, NODE_FAIL"),),
+        blocks=(
+            BlockStatus("cpu-2", "cpu", "4711", "serving", "", 4000.0, 61.0, NOW + 90061),
+            BlockStatus("cpu-3", "cpu", "", "queued?", "Priority", 5.0, None, None),
+        ),
+        nodes=(NodeStatus("n0412", "cpu-2", 4, 3),),
+        at=NOW,
+    )
+    assert str(status) == "\n".join(
+        [
+            "pool open; calls: 3 running, 20 pending, 1 waiting for others; 4 workers",
+            "",
+            "NODE POOL  PROVIDER  BLOCKS  LIMITS  ORDERED  STARTED",
+            "cpu        slurm     2       0..10   -        4",
+            "",
+            "BLOCK  JOB   STATE    AGE       RUNS      LEFT        NODES  REASON",
+            "cpu-2  4711  serving  01:06:40  00:01:01  1-01:01:01  1      -",
+            "cpu-3  -     queued?  00:00:05  -         -           0      Priority",
+            "",
+            "NODE   BLOCK  WORKERS  RUNNING",
+            "n0412  cpu-2  4        3",
+            "",
+            "last failure in cpu: block cpu-1 failed, NODE_FAIL",
+        ]
+    )
+
+
+def test_a_pool_that_has_nothing_prints_one_line():
+    assert str(PoolStatus("not started")) == (
+        "pool not started; calls: 0 running, 0 pending, 0 waiting for others; 0 workers"
+    )

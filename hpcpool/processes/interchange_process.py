@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import socket
@@ -15,9 +16,12 @@ from hpcpool.config import Config
 from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
 from hpcpool.processes.start_command import start_command
+from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.stream import Stream
+
+log = logging.getLogger(__name__)
 
 #: Longer paths do not fit into a local socket's address (107 bytes on Linux, 103 on macOS; unix(7)).
 _SOCKET_PATH_BYTES = 103
@@ -34,6 +38,7 @@ class InterchangeProcess:
 
     def __init__(self, config: Config) -> None:
         run_directory.remove_dead()
+        self._has_jobs_elsewhere = any(not isinstance(pool.provider, LocalProvider) for pool in config.node_pools)
         self.directory = _make_run_directory(config.run_dir)
         try:
             with open(os.path.join(self.directory, "config.json"), "wb") as file:
@@ -105,10 +110,21 @@ class InterchangeProcess:
         if self._process.returncode:
             # Who should have ended what the calls had started may have been killed together with it.
             sessions.kill_marked(lambda mark: mark.startswith(f"{self.directory}/"))
+        self._end_what_is_left()
         self.stream.close()
         os.close(self._census)
         run_directory.remove(self.directory)
         os.close(self._lock)
+
+    def _end_what_is_left(self) -> None:
+        if not self._has_jobs_elsewhere:
+            return
+        from hpcpool.processes.leftovers import after_the_end  # a pool on this machine does not need it
+
+        try:
+            after_the_end(self.directory, has_crashed=bool(self._process.returncode))
+        except Exception:
+            log.exception("the jobs of a pool that has ended could not be looked at; `hpcpool cleanup` tries again")
 
     def after_fork(self) -> None:
         """In a forked child: close our ends, so that the parent's death is still seen."""

@@ -156,6 +156,17 @@ class Entries:
     blocks: dict[str, str] = field(default_factory=dict)
 
     @property
+    def is_open(self) -> bool:
+        """True while there may be jobs."""
+        return bool(self.jobs or self.blocks)
+
+    def note_ended(self, job: str) -> None:
+        """Write that a job is over."""
+        with self.path.open("a", encoding="utf-8") as file:
+            # A line that was cut off must not take this one along.
+            file.write("\n" + json.dumps({"ended": job, "at": time.time()}) + "\n")
+
+    @property
     def is_running(self) -> bool:
         """True while the interchange that writes it lives; only known on its own host."""
         if not self.identity:
@@ -175,6 +186,8 @@ def read_journal(path: Path) -> Entries | None:
         try:
             entry = json.loads(line)
         except ValueError:  # cut off: the process died while it wrote
+            continue
+        if not isinstance(entry, dict):
             continue
         if "run" in entry:
             head = (entry[name] for name in ("run", "host", "pid", "identity", "config"))

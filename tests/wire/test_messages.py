@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hpcpool.wire import messages
 from hpcpool.wire.messages import (
+    BlockState,
     Cancel,
     Crash,
     Define,
@@ -17,6 +18,8 @@ from hpcpool.wire.messages import (
     FrameError,
     Hello,
     MessageError,
+    NodePoolState,
+    NodeState,
     Outcome,
     Returned,
     Run,
@@ -59,8 +62,15 @@ VALUES |= {
 }
 
 
+VALUES[int | None] = st.none() | VALUES[int]
+
+
 def any_of(cls: type) -> st.SearchStrategy[object]:
     return st.builds(cls, **{name: VALUES[hint] for name, hint in typing.get_type_hints(cls).items() if name[0] != "_"})
+
+
+for part in (NodeState, BlockState, NodePoolState):
+    VALUES[list[part]] = st.lists(any_of(part), max_size=3)
 
 
 def batches(direction: str) -> st.SearchStrategy[list[object]]:

@@ -95,11 +95,8 @@ class Block:
         """How far it is, in one or two words."""
         if self.ending is not None or self.is_retiring:
             return "ending"
-        if self.is_unknown:
-            return f"{self.phase.value}?"
-        if self.phase is Phase.RUNNING:
-            return "serving" if self.managers else "running"
-        return str(self.phase.value)
+        state = "serving" if self.managers else self.phase.value
+        return f"{state}?" if self.is_unknown else str(state)
 
     def told(self) -> str:
         """Return it in words, for messages: "block a-0 (job 17) is queued: Priority"."""

@@ -444,9 +444,9 @@ class Blocks:
 
     def told(self) -> str:
         """Return the state of all blocks in words, and what failed last."""
-        states = [block.told() for block in self.blocks.values()]
-        states += [f"before, {pool.last_failure}" for pool in self._pools.values() if pool.failures]
-        return "; ".join(states) or "no block has been asked for"
+        states = [block.told() for block in self.blocks.values()] or ["there is no block"]
+        failures = [f"before, {pool.last_failure}" for pool in self._pools.values() if pool.failures]
+        return "; ".join(states + failures)
 
 
 def taken_told(sight: Sight, taken: Taken | None) -> str:

@@ -155,10 +155,11 @@ class Blocks:
     def refused(self, name: str, text: str, now: float, *, is_outage: bool = False) -> list[Order]:
         """The batch system has refused a block or, in an outage, could not be asked."""
         block = self.blocks.pop(name)
+        over: list[Order] = [BlockOver(name, text, is_expected=False)]  # its key must not be good any more
         if self.is_stopping:
-            return []
+            return over
         verb = "could not be submitted" if is_outage else "was refused"
-        return self._fail(block, f"block {name} {verb}: {text}", now, is_start=not is_outage)
+        return over + self._fail(block, f"block {name} {verb}: {text}", now, is_start=not is_outage)
 
     def seen(self, name: str, sight: Sight, now: float) -> list[Order]:
         """The batch system has told about a block."""

@@ -326,7 +326,10 @@ class BlockControl:
         if left:
             log.warning("left to themselves: %s", "; ".join(block.told() for block in left))
         for driver in self._drivers.values():
-            driver.close(_CLOSE_S)
+            driver.close()
+        close_by = time.monotonic() + _CLOSE_S
+        for driver in self._drivers.values():
+            driver.join(max(0.0, close_by - time.monotonic()))
         self._journal.close()
 
 

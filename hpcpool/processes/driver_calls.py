@@ -115,15 +115,20 @@ class DriverCalls:
         if self._journal is not None:
             self._journal.ended(job)
 
-    def close(self, timeout_s: float) -> None:
-        """Close the driver when the calls before have been made; leave it alone if that takes too long."""
+    def close(self) -> None:
+        """Have the driver closed when the calls before have been made."""
         if self._thread is None:
             self._close()
+        else:
+            self._calls.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the driver is closed; leave it alone if that takes too long."""
+        if self._thread is None:
             return
-        self._calls.put(None)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.warning("pool=%s its batch system has not answered within %.0f s and is left", self._pool, timeout_s)
+            log.warning("pool=%s its batch system does not answer and is left alone", self._pool)
 
     def _call(self, call: Callable[[], None]) -> None:
         if self._thread is None:

@@ -116,13 +116,14 @@ class World:
             case Hopeless(reason=reason):
                 self.day.hopeless = reason
             case BlockOver(block=block):
-                job = self.jobs[block]
-                if job.has_served:
+                job = self.jobs.get(block)
+                if job is not None and job.has_served:
                     self.day.lives_s.append((job.ended_at or self.now) - job.starts_at)
 
     def submitted(self, block: str) -> None:
         if self.is_out:
-            self.blocks.refused(block, "cannot reach the controller", self.now, is_outage=True)
+            for order in self.blocks.refused(block, "cannot reach the controller", self.now, is_outage=True):
+                self.obey(order)
             return
         starts_at = self.now + self.random.expovariate(1 / self.queue_s)
         job = Job(block, starts_at, self.random.random() >= self.failing, self.walltime_s)

@@ -105,8 +105,9 @@ def test_refusals_make_it_hopeless_too_in_the_batch_system_s_words():
         order = blocks.look([Demand(1)], now)[0]
         orders = blocks.refused(order.block, "invalid partition", now)
         now += 100.0
-    assert isinstance(orders[0], Hopeless)
-    assert orders[0].reason.endswith("The last: block a-2 was refused: invalid partition")
+    assert orders[0] == BlockOver("a-2", "invalid partition", is_expected=False)
+    assert isinstance(orders[1], Hopeless)
+    assert orders[1].reason.endswith("The last: block a-2 was refused: invalid partition")
 
 
 def test_an_outage_is_waited_for_however_long_it_lasts():
@@ -116,7 +117,8 @@ def test_an_outage_is_waited_for_however_long_it_lasts():
         for order in blocks.look([Demand(1)], now):
             if isinstance(order, Submit):
                 submissions += 1
-                assert blocks.refused(order.block, "cannot reach the controller", now, is_outage=True) == []
+                orders = blocks.refused(order.block, "cannot reach the controller", now, is_outage=True)
+                assert [type(order) for order in orders] == [BlockOver]
         now = blocks.next_look_at() or now + 1
     assert not blocks.is_stopping
     assert 8 <= submissions <= 16, "a pause that grows to ten minutes"

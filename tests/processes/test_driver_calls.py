@@ -58,6 +58,10 @@ class Desk:
     def answer(self) -> Answer:
         return self._answers.get(timeout=10)
 
+    def close(self) -> None:
+        self.calls.close()
+        self.calls.join(10)
+
     def submit(self) -> Answer:
         self.calls.submit("a-0", lambda driver: REQUEST)
         return self.answer()
@@ -84,7 +88,7 @@ def test_a_driver_is_made_and_called_in_one_thread_its_own_if_it_has_one(has_thr
     desk.calls.ask(["17"])
     assert desk.answer() == Told({"17": RUNNING})
     desk.calls.cancel(["17"])
-    desk.calls.close(10)
+    desk.close()
     assert (driver.cancelled, driver.is_closed) == (["17"], True)
     assert driver.threads == set(makers)
     assert (threading.get_ident() in driver.threads) is not has_thread
@@ -108,7 +112,7 @@ def test_who_asks_a_slow_driver_does_not_wait_and_asks_no_second_time_meanwhile(
     desk.calls.ask(["17"])
     may_answer.set()
     assert desk.answer() == Told({"17": RUNNING})
-    desk.calls.close(10)
+    desk.close()
     assert len(questions) == 1
 
 
@@ -134,7 +138,7 @@ def test_a_provider_that_cannot_be_opened_refuses_each_block_with_the_reason():
     assert desk.submit() == Refused(
         "a-0", "its provider cannot be opened: ConnectionError: no route to login1", is_outage=False
     )
-    desk.calls.close(10)
+    desk.close()
 
 
 def test_a_driver_that_fails_when_it_is_asked_says_nothing_about_its_jobs():

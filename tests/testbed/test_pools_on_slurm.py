@@ -1,0 +1,158 @@
+"""Whole pools on a real Slurm: blocks come, go, fail, are taken away, and never stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool
+from hpcpool.processes.journal import journal_folder
+from hpcpool.providers import SlurmProvider
+from tests.gate import Gate, pass_gate
+from tests.live.processes import Pool, until
+from tests.live.scripts import script
+from tests.testbed.slurm import Slurm
+
+pytestmark = pytest.mark.testbed
+
+#: Slurm looks at its queue every few seconds, and kills what is over its time within a minute.
+PATIENCE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def home(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A home directory of its own for jobs and journals; no job is left in the queue at the end."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    try:
+        yield
+        until(lambda: not slurm.jobs_left(), "no job is left")
+    finally:
+        slurm.run("scancel", "--user=root")
+
+
+def pool_of(partition: str = "main", **options: object) -> NodePool:
+    provider = SlurmProvider(partition=partition, cores_per_node=1, exclusive=False, poll_interval_s=1.0)
+    options = {"workers_per_node": 1, "walltime": "00:05:00"} | options
+    return NodePool(provider, **options)  # type: ignore[arg-type]
+
+
+def test_blocks_come_with_the_work_go_when_it_has_gone_and_all_are_over_with_the_pool(slurm, tmp_path):
+    with HPCPoolExecutor(pool_of(max_blocks=3, max_idle_time=2)) as pool, Gate(tmp_path) as gate:
+        calls = [pool.submit(pass_gate, gate.path) for _ in range(3)]
+        until(lambda: pool.status().running == 3, "three calls that run")
+        assert len(slurm.jobs_left()) == 3
+        assert {block.state for block in pool.status().blocks} == {"serving"}
+        assert {job.split()[0] for job in slurm.jobs_left()} == {block.job_id for block in pool.status().blocks}
+        gate.open()
+        for call in calls:
+            call.result(PATIENCE_S)
+        until(lambda: not slurm.jobs_left(), "idle blocks are given back")
+        assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+    assert list(journal_folder().glob("*")) == []
+
+
+def test_a_block_of_two_nodes_has_a_manager_on_each(slurm):
+    with HPCPoolExecutor(pool_of(nodes_per_block=2)) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        assert [node.slots for node in pool.status().nodes] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("partition", "walltime", "words"),
+    [("nowhere", "00:05:00", "Invalid partition name"), ("brief", "01:00:00", "it will never run")],
+)
+def test_what_slurm_does_not_take_or_will_never_run_is_told_in_its_words(partition, walltime, words):
+    config = Config(pool_of(partition, walltime=walltime), start_failure_limit=1, start_timeout_s=1)
+    with HPCPoolExecutor(config) as pool:
+        error = pool.submit(abs, 1).exception(PATIENCE_S)
+    assert isinstance(error, BrokenPool)
+    assert words in str(error)
+
+
+def test_who_waits_for_workers_of_a_closed_partition_is_told(slurm):
+    with HPCPoolExecutor(pool_of("closed")) as pool:
+        pool.scale(1)
+        until(lambda: any("PartitionDown" in block.reason for block in pool.status().blocks), "the reason")
+        with pytest.raises(TimeoutError, match="PartitionDown"):
+            pool.wait_for_workers(timeout=0.1)
+
+
+def test_worker_init_that_fails_breaks_the_pool_with_its_stderr():
+    pool = pool_of(worker_init="echo no such module >&2; exit 4")
+    with HPCPoolExecutor(Config(pool, start_failure_limit=1)) as executor:
+        error = executor.submit(abs, 1).exception(PATIENCE_S)
+    assert "no such module" in str(error)
+    assert "exited with code 4" in str(error)
+
+
+@pytest.mark.parametrize("how", ["cancelled from outside", "over its walltime"])
+def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
+    walltime = "00:01:00" if how == "over its walltime" else "00:05:00"
+    with HPCPoolExecutor(pool_of(walltime=walltime)) as pool, Gate(tmp_path) as gate:
+        call = pool.submit(pass_gate, gate.path)
+        until(lambda: pool.status().running == 1, "the call runs")
+        job = pool.status().blocks[0].job_id
+        if how == "cancelled from outside":
+            slurm.run("scancel", job)
+        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", job)], "another block", 150)
+        gate.open()
+        assert call.result(PATIENCE_S) == ""
+
+
+def test_an_outage_of_the_controller_loses_nothing(slurm, tmp_path):
+    with HPCPoolExecutor(pool_of()) as pool, Gate(tmp_path) as gate:
+        call = pool.submit(pass_gate, gate.path)
+        until(lambda: pool.status().running == 1, "the call runs")
+        slurm.stop_controller()
+        try:
+            until(lambda: pool.status().blocks[0].state == "serving?", "a question that is not answered")
+            gate.open()
+            assert call.result(PATIENCE_S) == ""
+            assert len(pool.status().blocks) == 1
+        finally:
+            slurm.start_controller()
+        assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+
+
+PROGRAM = """
+import time
+from hpcpool import HPCPoolExecutor
+from tests.testbed.test_pools_on_slurm import pool_of
+with HPCPoolExecutor(pool_of(init_blocks=2, max_blocks=2)) as pool:
+    pool.wait_for_workers(2)
+    print("ready", flush=True)
+    pool.submit(time.sleep, 600).result()
+"""
+
+
+@pytest.mark.parametrize("who", ["client", "interchange", "both"])
+def test_whoever_is_killed_no_job_is_left(slurm, tmp_path, who):
+    with script(tmp_path / "program.py", PROGRAM) as program:
+        program.wait_for("ready")
+        interchange = Pool.below(program.pid).interchange
+        assert len(slurm.jobs_left()) == 2
+        if who == "both":
+            interchange.send_signal(signal.SIGSTOP)
+        if who != "interchange":
+            os.kill(program.pid, signal.SIGKILL)
+        if who != "client":
+            interchange.kill()
+            psutil.wait_procs([interchange], PATIENCE_S)
+        if who == "both":
+            program.process.wait(PATIENCE_S)
+            command = [sys.executable, "-m", "hpcpool.tools.main", "cleanup"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "run hpcpool-" in done.stdout
+        until(lambda: not slurm.jobs_left(), "no job is left")
+        if who == "interchange":
+            assert program.finish() == 1, "the calls have failed, and the program with them"
+            assert "died by SIGKILL" in program.err
+    until(lambda: not list(journal_folder().glob("*")), "no journal is left")

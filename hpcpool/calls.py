@@ -356,6 +356,7 @@ class Calls(Executor):
         Raises:
             TimeoutError: there are too few; it tells in what state the blocks are, and why.
             BrokenPool: the pool cannot go on.
+            ValueError: the node pools can never have so many.
             RuntimeError: the executor was shut down, or this was called in a callback of a future.
         """
         oversight.wait_for_workers(self._pool, n, timeout)

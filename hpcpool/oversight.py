@@ -11,6 +11,7 @@ from hpcpool.config import Config, NodePool
 from hpcpool.errors import BrokenPool
 from hpcpool.processes.block_requests import Surroundings, block_request
 from hpcpool.processes.connection import Connection
+from hpcpool.providers import LocalProvider
 from hpcpool.quantities import integer, seconds
 from hpcpool.status import BlockStatus, NodePoolStatus, NodeStatus, PoolStatus
 from hpcpool.wire.messages import BlockState, Scale, StatusReport
@@ -98,6 +99,9 @@ def wait_for_workers(executor: HPCPoolExecutor, n: int, timeout: float | None) -
     n = integer(None if isinstance(n, bool) else n, f"n must be a number, not {n!r}")
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
+    most = _most_workers(executor)
+    if most is not None and n > most:
+        raise ValueError(f"n must be at most {most}, as the node pools have no more workers with all of their blocks")
     timeout_s = seconds("timeout", timeout)
     executor._check_open()
     client = executor._client or executor._start()
@@ -109,6 +113,15 @@ def wait_for_workers(executor: HPCPoolExecutor, n: int, timeout: float | None) -
     if client.is_over:
         raise RuntimeError("the executor was shut down while wait_for_workers() waited")
     raise TimeoutError(f"there are not {n} workers after {timeout_s:g} s: {_why_not(status(executor))}")
+
+
+def _most_workers(executor: HPCPoolExecutor) -> int | None:
+    """Return how many workers there can be; None: it depends on nodes that have not come yet."""
+    is_known = all(
+        executor._workers_per_node or pool.workers_per_node or isinstance(pool.provider, LocalProvider)
+        for pool in executor._config.node_pools
+    )
+    return executor._max_workers if is_known else None
 
 
 def _why_not(now: PoolStatus) -> str:

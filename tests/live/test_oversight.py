@@ -147,6 +147,14 @@ def test_workers_are_waited_for_and_asked_for_as_if_there_were_calls(system):
         until(lambda: not system.alive, "the end of blocks that nobody needs")
 
 
+@pytest.mark.parametrize("n", [0, -1, 3, True, "1", None])
+def test_a_number_of_workers_that_can_never_be_is_refused(n):
+    pool = HPCPoolExecutor(2)
+    with pytest.raises((ValueError, TypeError)):
+        pool.wait_for_workers(n)
+    assert pool.status().state == "not started"
+
+
 def test_who_waits_too_long_is_told_in_what_state_the_blocks_are(system):
     system.behave("hold", "QOSMaxJobsPerUserLimit")
     with HPCPoolExecutor(Config(system.pool())) as pool:

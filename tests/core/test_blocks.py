@@ -280,6 +280,17 @@ def test_what_is_not_known_counts_as_alive():
         assert not any(isinstance(order, Submit) for order in blocks.look(WORK, NOW + 3600 * hour))
 
 
+def test_what_was_known_before_an_outage_still_counts():
+    blocks = some()
+    (name,) = submit(blocks, blocks.look([], NOW))
+    blocks.seen(name, replace(RUNNING, ends_at=NOW + 500), NOW)
+    blocks.seen(name, Sight(Phase.UNKNOWN, reason="squeue: timeout"), NOW + 30)
+    assert blocks.blocks[name].ends_at == NOW + 500
+    assert "is running, as far as is known, but no manager has come: squeue: timeout" in blocks.told()
+    assert blocks.look([], NOW + 59) == []
+    assert blocks.look([], NOW + 60) == [Cancel(name)], "it has run for a minute without a manager"
+
+
 def test_a_queued_block_is_not_given_back_while_it_may_run():
     blocks = some()
     (name,) = submit(blocks, blocks.look([Demand(1)], NOW))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hpcpool.core import node as node_module
+from hpcpool.core import starts
 from hpcpool.core.node import Node
 from hpcpool.core.orders import (
     Crashed,
@@ -25,7 +26,7 @@ from hpcpool.core.orders import (
 )
 from tests.core.node_simulation import Fate, SimulatedNode
 
-START_FAILURE_LIMIT = node_module.START_FAILURE_LIMIT
+START_FAILURE_LIMIT = starts.START_FAILURE_LIMIT
 
 
 def ready_node(slots: int = 1, max_tasks_per_child: int | None = None, mean_s: float | None = None) -> Node:

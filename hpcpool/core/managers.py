@@ -113,7 +113,7 @@ class Managers:
         else:
             manager.slots = max(0, manager.all_slots - sum(manager.wide.values()))
             # None goes ahead to slots that a wide task has, perhaps for hours.
-            manager.limit = manager.whole_limit * manager.slots // manager.all_slots
+            manager.limit = manager.whole_limit * manager.slots // max(1, manager.all_slots)
         self.version += 1
         self.sort_in(manager)
 

@@ -25,6 +25,8 @@ class Offer:
     #: Of each group of accelerators that stays together, how many are in it.
     accelerators: tuple[int, ...] = ()
     nodes_per_block: int = 1
+    #: How long a block lasts (seconds); None: not known.
+    walltime_s: float | None = None
 
     def shape(self, cores: int, memory_bytes: int) -> Shape:
         """Divide a node; a shape of 0 slots: the node is too small for one worker."""
@@ -48,6 +50,8 @@ class Offer:
         """Say whether a call may find a node here, as far as that can be known before a node has come."""
         if needs.pool not in ("", self.pool) or needs.nodes > self.nodes_per_block:
             return False
+        if self.walltime_s is not None and needs.time_s > self.walltime_s:
+            return False
         slots = self.workers or len(self.accelerators) or _MANY
         return width(needs, self._shape(slots, self.memory_per_worker or max(1, needs.memory_bytes))) is not None
 
@@ -58,6 +62,8 @@ class Offer:
             parts.append(f"memory for each: {size(self.memory_per_worker)}")
         parts.append(f"accelerators on each node: {sum(self.accelerators)}")
         parts.append(f"nodes in a block: {self.nodes_per_block}")
+        if self.walltime_s is not None:
+            parts.append(f"seconds that a block lasts: {self.walltime_s:g}")
         return f"node pool {self.pool!r} ({', '.join(parts)})"
 
 

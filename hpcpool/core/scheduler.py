@@ -128,6 +128,11 @@ class Scheduler:
         known = self._tasks.get(task)
         return known.manager if known is not None else None
 
+    def held_by(self, manager: bytes) -> int:
+        """Return how many tasks a manager holds, those included that run on another and have its node, too."""
+        known = self._managers.by_name.get(manager)
+        return len(known.leases) + len(known.wide) if known is not None else 0
+
     def reruns(self, task: int) -> int:
         """Return how often a task was queued again because its worker or its node was lost."""
         known = self._tasks.get(task)
@@ -250,7 +255,8 @@ class Scheduler:
         known = self._managers.by_name.get(manager)
         if known is not None:
             self._managers.change_capacity(known, slots, limit)
-            self._placement.seen(known.pool, known.shape)
+            if slots:
+                self._placement.seen(known.pool, known.shape)
 
     def block_ends(self, block: str, at: float) -> None:
         """The nodes of a block will be taken away at this moment (the clock of `dispatch`)."""

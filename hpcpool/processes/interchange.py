@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcpool.config import Config
+from hpcpool.core.needs import Shape
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.core.silence import Silence
 from hpcpool.processes import block_control, sessions
@@ -34,6 +35,7 @@ from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.outbox import Outbox
+from hpcpool.processes.registrar import TooSmall, ending, needs_of, pool_of, welcome_of
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
@@ -51,6 +53,7 @@ from hpcpool.wire.messages import (
     Kill,
     MessageError,
     NodeGone,
+    Nodes,
     Outcome,
     Place,
     Refused,
@@ -62,7 +65,6 @@ from hpcpool.wire.messages import (
     Stop,
     Task,
     Warn,
-    Welcome,
     Withdraw,
     Withdrawn,
     deal_frames,
@@ -104,6 +106,8 @@ class _Manager:
     #: The block that its key is of; None: it came over the local socket.
     proved: str | None = None
     registered: bool = False
+    #: How its node is divided; None: it has not registered.
+    shape: Shape | None = None
 
 
 class Interchange:
@@ -115,7 +119,8 @@ class Interchange:
             self._config = Config.from_json(file.read())
         self._lock = run_directory.hold(directory)
         self._hello = hello()
-        self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
+        pools = [pool.name for pool in self._config.node_pools]
+        self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost, pools)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._managers: dict[bytes, _Manager] = {}
         #: The blocks that peers have proved to be of, before they have said a word.
@@ -172,7 +177,8 @@ class Interchange:
 
     def _patience_s(self) -> float | None:
         now = time.monotonic()
-        waits = [max(0.0, at - now) for at in (self._hosted.step_at, self._entrance.step_at) if at is not None]
+        moments = (self._hosted.step_at, self._entrance.step_at, self._scheduler.wake_at)
+        waits = [max(0.0, at - now) for at in moments if at is not None]
         if len(self._silence):
             waits.append(self._config.heartbeat_period_s)
         return min(waits, default=None)
@@ -190,7 +196,8 @@ class Interchange:
             for message, its_frames in batch:
                 if type(message) is Task:
                     self._tasks[message.id] = (message, its_frames)
-                    self._scheduler.submitted(message.id, message.priority, message.crash_limit)
+                    wants = (None, message.timeout_s) if message.needs is None else needs_of(message)
+                    self._scheduler.submitted(message.id, message.priority, message.crash_limit, *wants)
                 else:
                     self._on_client(message)
         if not is_open:
@@ -249,16 +256,11 @@ class Interchange:
     def _end(self, dropped: list[Dropped], text: str = "", host: str = "") -> None:
         """Tell the client of tasks that end without an outcome; `text` says how those were lost that are."""
         for task, reason in dropped:
-            match reason:
-                case Reason.WITHDRAWN:
-                    self._withdrawn([task])
-                    continue
-                case Reason.KILLED:
-                    outcome = Outcome(task, Status.KILLED, host=host)
-                case Reason.LOST:
-                    outcome = Outcome(task, Status.LOST, text.encode(), host=host)
-            del self._tasks[task]
-            self._outbox.put(outcome)
+            if reason is Reason.WITHDRAWN:
+                self._withdrawn([task])
+            else:
+                message, _ = self._tasks.pop(task)
+                self._outbox.put(ending(message, reason, text, host, self._scheduler))
 
     def _withdrawn(self, tasks: list[int]) -> None:
         for task in tasks:
@@ -325,8 +327,12 @@ class Interchange:
 
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
         self._released([outcome.id])
-        if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
-            return  # it is allowed to try again
+        if outcome.status in (Status.CRASHED, Status.KILLED):
+            if (dropped := self._scheduler.recalled(name, outcome.id)) is not None:
+                self._end(dropped, "one of its nodes was lost", outcome.host)
+                return
+            if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
+                return  # it is allowed to try again
         reruns = self._scheduler.reruns(outcome.id)
         if self._scheduler.finished(name, outcome.id):
             if reruns:
@@ -388,17 +394,13 @@ class Interchange:
             self._drop(name, f"it has the key of block {manager.proved}, and says that it is of {message.block}")
             return
         manager.block = message.block
-        pool = next((pool for pool in self._config.node_pools if pool.name == message.block.rpartition("-")[0]), None)
-        workers = self._setup.workers or (pool.workers_per_node if pool is not None else None) or 0
-        setup = self._setup
-        welcome = Welcome(
-            workers,
-            setup.start_method,
-            setup.max_tasks_per_child,
-            setup.setup,
-            self._config.heartbeat_period_s,
-            self._config.heartbeat_timeout_s,
-        )
+        try:
+            welcome, manager.shape = welcome_of(self._config, self._setup, message)
+        except TooSmall as error:
+            log.error("block=%s manager=%s:%d refused: %s", message.block, message.host, message.pid, error)
+            self._outbox.put(Warn(f"a manager was refused: {error}"))
+            self._tell(name, [Refused(str(error))])
+            return
         self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
         log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
 
@@ -411,7 +413,8 @@ class Interchange:
             return
         manager.registered = True
         self._carrier.joined(name, is_far=manager.proved is not None)
-        self._scheduler.manager_joined(name, slots, limit)
+        pool = pool_of(self._config, manager.block).name
+        self._scheduler.manager_joined(name, slots, limit, pool, manager.block, manager.shape)
         if self._control is not None:
             self._control.registered(manager.block, slots)
 
@@ -429,6 +432,8 @@ class Interchange:
         if manager is None:
             return
         dropped = self._scheduler.manager_lost(name)
+        for other, task in self._scheduler.orders_to_kill():
+            self._tell(other, [Kill(task)])
         log.log(
             logging.INFO if self._stopping else logging.ERROR,
             "block=%s manager=%s:%d lost: %s",
@@ -458,10 +463,12 @@ class Interchange:
     def _dispatch(self) -> None:
         if self._stopping:
             return
-        if self._scheduler.backlog:
-            for name, tasks in self._scheduler.dispatch():
+        if self._scheduler.has_unavailable:
+            self._end(self._scheduler.unavailable())
+        if self._scheduler.backlog or self._scheduler.wake_at is not None:
+            for name, tasks in self._scheduler.dispatch(time.monotonic()):
                 self._send_tasks(name, tasks)
-        elif len(self._managers) > 1:
+        if len(self._managers) > 1 or self._scheduler.has_requests:
             for name, count in self._scheduler.share():
                 self._tell(name, [GiveBack(count)])
         self._call_for_blocks()
@@ -480,6 +487,8 @@ class Interchange:
         all_frames: list[Any] = []
         for task_id in ids:
             task, frames = self._tasks[task_id]
+            if task.needs is not None and len(company := self._scheduler.company_of(task_id)) > 1:
+                messages.append(Nodes(task_id, [self._managers[other].hello.host for other in company]))
             if task.blobs or task.layout:
                 for message, its_frames in self._carrier.leased(name, task):
                     messages.append(message)

@@ -288,11 +288,13 @@ class Scheduler:
 
         Args:
             manager: its name.
-            is_expected: its time was over, or the batch system took the node away: this does not count as a loss.
+            is_expected: the batch system took the node away. That does not count as a loss, nor does what happens when
+                its end, as told by `block_ends`, is near.
         """
         known = self._managers.leave(manager)
         if known is None:
             return []
+        is_expected |= known.is_draining
         self._placement.lost(known)
         dropped: list[Dropped] = []
         for task in reversed([*known.leases, *known.wide]):
@@ -375,11 +377,15 @@ class Scheduler:
 
     def _recall(self) -> list[Request]:
         requests: list[Request] = []
-        for name in [*self._recalls, *self._placement.take_recalls()]:
+        names, self._recalls = [*self._recalls, *self._placement.take_recalls()], {}
+        for name in names:
             manager = self._managers.by_name.get(name)
-            if manager is not None and manager.leases and not manager.asked:
+            if manager is None or not manager.leases:
+                continue
+            if manager.asked:
+                self._recalls[name] = None  # when it has answered
+            else:
                 self._ask(manager, len(manager.leases), requests)
-        self._recalls.clear()
         return requests
 
     def _ask(self, manager: Manager, count: int, requests: list[Request]) -> int:

@@ -551,6 +551,46 @@ def test_an_expected_loss_is_free_of_charge():
     assert made.reruns(1) == 0
 
 
+def test_a_loss_at_the_end_that_was_told_is_expected():
+    made = Scheduler(0, True)
+    join(made, A, 1)
+    made.block_ends("b-0", 100.0)
+    submit(made, 1)
+    made.dispatch(0.0)
+    made.dispatch(95.0)
+    assert made.manager_lost(A) == []
+    assert (made.backlog, made.reruns(1)) == (1, 0)
+
+
+def test_a_manager_that_takes_no_more_tasks_gets_none_and_is_not_kept_free():
+    made = scheduler("default", a=2, b=2)
+    submit(made, 1, 2, 3, 4)
+    held = leases(made)
+    made.finished(A, held[A][0])
+    submit(made, 9, cores=2)
+    made.dispatch()
+    assert set(made._managers.reserved) == {A}
+    made.capacity_changed(A, 0, 0)
+    made.dispatch()
+    assert set(made._managers.reserved) == {B}
+    assert made.held_by(A) == 1
+    assert not made.has_unavailable
+
+
+def test_who_has_not_answered_is_asked_for_the_rest_afterwards():
+    made = scheduler(a=1)
+    submit(made, 1, 2)
+    made.dispatch()
+    join(made, B, 1)
+    assert made.share() == [Request(A, 1)]
+    submit(made, 3, nodes=2)
+    made.dispatch()
+    assert made.share() == []
+    assert made.has_requests
+    made.returned(A, [])
+    assert made.share() == [Request(A, 2)]
+
+
 def test_what_must_not_run_twice_is_lost_even_if_that_was_expected():
     made = Scheduler(3, False)
     join(made, A, 1)

@@ -234,7 +234,7 @@ def test_a_call_that_loses_one_of_its_nodes_is_ended_there_and_waits_for_others(
         worker = int((tmp_path / "big").read_text() or 0)
         holder = next(m for m in first if any(child.pid == worker for child in m.children(recursive=True)))
         (other,) = [manager for manager in first if manager != holder]
-        other.kill()
+        other.terminate()
         until(lambda: not is_alive(worker))
         assert is_alive(holder.pid)
         assert not big.done()

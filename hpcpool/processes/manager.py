@@ -110,6 +110,8 @@ class Manager:
         self._host = socket.gethostname()
         #: True when it leaves because its node cannot go on.
         self.has_failed = False
+        #: Why the interchange does not want it; "": it does.
+        self.refusal = ""
         self._run_directory = run_directory
         #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
         self._can_start_workers = False
@@ -234,6 +236,7 @@ class Manager:
                 self._welcome(message)
             case Refused(reason=reason):
                 log.error("block=%s refused: %s", self._block, reason)
+                self.has_failed, self.refusal = True, reason
                 self.leave(signal.SIGKILL)
             case Define() | Forget() | Drop() | Nodes():
                 self._note(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -10,9 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcpool import BrokenPool, HPCPoolExecutor, NodePool, ResourcesUnavailable, WorkerCrashed
+from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool, ResourcesUnavailable, WorkerCrashed
 from hpcpool.core.slots import DEVICE_VARIABLES, THREAD_VARIABLES
 from hpcpool.processes.cores import usable_core_numbers
+from hpcpool.providers import LocalProvider
 from tests.live import calls, twins
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 
@@ -59,8 +61,6 @@ def test_without_options_a_call_sees_what_the_program_sees():
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_workers_are_bound_to_cores_of_their_own_and_their_libraries_told(start_method, tmp_path):
-    import multiprocessing
-
     node_pool = NodePool(workers_per_node=len(CORES), cpu_affinity="block")
     with executor(node_pool, multiprocessing.get_context(start_method)) as pool:
         seen = everybody(pool, len(CORES), tmp_path)
@@ -179,14 +179,16 @@ def test_what_no_node_has_fails_the_call_alone_and_says_what_there_is():
 
 
 def test_a_node_that_is_too_small_for_a_worker_breaks_the_pool_and_says_so():
-    with HPCPoolExecutor(NodePool(cores_per_worker=100_000)) as pool:
-        error = pool.submit(abs, 1).exception(PATIENCE_S)
-        assert isinstance(error, BrokenPool)
+    for own_process in (False, True):
+        node_pool = NodePool(LocalProvider(own_process=own_process), cores_per_worker=100_000)
+        with (
+            HPCPoolExecutor(node_pool) as pool,
+            pytest.raises(BrokenPool, match="too little for one worker of node po"),
+        ):
+            pool.submit(abs, 1).result(PATIENCE_S)
 
 
 def test_a_call_runs_in_the_pool_that_it_asks_for():
-    from hpcpool import Config
-
     config = Config(NodePool(name="a", workers_per_node=1), NodePool(name="b", workers_per_node=1, accelerators=1))
     with executor(config) as pool:
         for name, has_devices in (("a", False), ("b", True)):

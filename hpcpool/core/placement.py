@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from typing import NamedTuple
 
 from hpcpool.core.line import Line, line_key
 from hpcpool.core.managers import Manager, Managers
@@ -22,6 +23,16 @@ GRACE_S = 5.0
 
 #: A line's place in the order of service, and the line.
 Head = tuple[tuple[int, int], Line]
+
+
+class Asked(NamedTuple):
+    """What unfinished tasks ask for."""
+
+    tasks: int
+    #: How many slots each of them takes, on all its nodes together.
+    slots_per_task: int = 1
+    #: The node pools that can run them; None: all.
+    pools: frozenset[str] | None = None
 
 
 class Placement:
@@ -87,6 +98,29 @@ class Placement:
     def waiting_by_needs(self) -> Iterator[tuple[Needs, int]]:
         """Return how many tasks wait in each line."""
         return ((line.needs, line.queued) for line in self._lines.values())
+
+    def asked(self) -> Iterator[Asked]:
+        """Return what the tasks in lines ask for, and those that run on several slots."""
+        for line in self._lines.values():
+            yield self._asked(line.needs, line.queued)
+        for manager in self._managers.by_name.values():
+            for task in manager.wide:
+                known = self._tasks[task]
+                if known.manager == manager.name and known.special is not None:
+                    yield self._asked(known.special.needs, 1)
+
+    def _asked(self, needs: Needs, tasks: int) -> Asked:
+        pools = [needs.pool] if needs.pool else list(self._pools)
+        fitting = {pool: self._least_width(needs, pool) for pool in pools}
+        able = {pool: slots for pool, slots in fitting.items() if slots is not None}
+        return Asked(tasks, max(able.values(), default=1) * needs.node_count, frozenset(able))
+
+    def _least_width(self, needs: Needs, pool: str) -> int | None:
+        """Return how many slots a task takes on a pool's nodes; None: it cannot run there. Unknown nodes: 1."""
+        if pool not in self._shapes:
+            return 1
+        widths = [slots for shape in self._shapes[pool] if (slots := width(needs, shape)) is not None]
+        return min(widths, default=None)
 
     # -- what there is --
 

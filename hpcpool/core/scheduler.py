@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from hpcpool.core.managers import Manager, Managers
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
-from hpcpool.core.placement import Placement
+from hpcpool.core.placement import Asked, Placement
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.core.task import Special, Task
 
@@ -122,6 +122,12 @@ class Scheduler:
     def waiting(self) -> list[tuple[Needs, int]]:
         """Return how many tasks wait, by what they need; the time in `Needs` is not that of any one of them."""
         return [(NO_NEEDS, self._queued), *self._placement.waiting_by_needs()]
+
+    def asked(self) -> list[Asked]:
+        """Return what all unfinished tasks ask for, to find out how many blocks there should be."""
+        special = list(self._placement.asked())
+        rest = len(self._tasks) - sum(asked.tasks for asked in special)
+        return [*special, Asked(rest)] if rest else special
 
     def manager_of(self, task: int) -> bytes | None:
         """Return who holds a task; None if nobody does."""

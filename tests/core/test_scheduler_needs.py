@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
-from hpcpool.core.placement import GRACE_S
+from hpcpool.core.placement import GRACE_S, Asked
 from hpcpool.core.scheduler import DRAIN_S, Batch, Dropped, Reason, Request, Scheduler
 
 A, B, C, D = b"a", b"b", b"c", b"d"
@@ -643,6 +643,26 @@ def test_a_task_that_could_run_if_its_node_came_back_waits():
     assert not made.has_unavailable
     join(made, C, 4)
     assert made.dispatch() == [Batch(C, [1])]
+
+
+def test_what_unfinished_tasks_ask_for_is_told_in_slots_and_pools():
+    made = scheduler("default", "gpu", "later", a=4)
+    join(made, B, 2, "gpu", "gpu-0", cores_per_slot=4, gpus=2, gpus_per_slot=1)
+    submit(made, 1, 2)
+    submit(made, 3, cores=3)
+    made.dispatch()
+    assert made.manager_of(3) is not None
+    submit(made, 4, 5, cores=4, gpus=2, pool="gpu")
+    submit(made, 6, cores=5)
+    submit(made, 7, nodes=3, pool="default")
+    assert sorted(made.asked(), key=lambda asked: (asked.tasks, asked.slots_per_task)) == [
+        Asked(1, 2, frozenset({"gpu", "later"})),
+        Asked(1, 3, frozenset({"default", "gpu", "later"})),
+        Asked(1, 12, frozenset({"default"})),
+        Asked(2),
+        Asked(2, 2, frozenset({"gpu"})),
+    ]
+    assert sum(asked.tasks for asked in made.asked()) == made.pending
 
 
 def test_what_waits_is_told_by_needs():

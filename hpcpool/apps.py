@@ -43,6 +43,13 @@ class Options(TypedDict, total=False):
     priority: int
     crash_limit: int
     name: str
+    cores: int | None
+    gpus: int | None
+    memory: str | int | None
+    nodes: int | None
+    ranks: int | None
+    pool: str | None
+    time_request: float | None
 
 
 class App(Generic[T]):
@@ -160,8 +167,8 @@ def python_app(
 
     Args:
         executor: whose workers run it: an `HPCPoolExecutor` or a view of one. None: decided at each call (see above).
-        **options: `retries`, `retry_on`, `timeout`, `priority`, `crash_limit` and `name`, as for
-            `HPCPoolExecutor.options`.
+        **options: `retries`, `retry_on`, `timeout`, `priority`, `crash_limit`, `name`, `cores`, `gpus`, `memory`,
+            `nodes`, `ranks`, `pool` and `time_request`, as for `HPCPoolExecutor.options`.
 
     Raises:
         TypeError, ValueError: an argument is none of these, or has an impossible value.

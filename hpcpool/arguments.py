@@ -7,6 +7,8 @@ from typing import Any, SupportsIndex
 
 from hpcpool.config import Config
 from hpcpool.processes.cores import usable_cores
+from hpcpool.processes.memory import usable_memory_bytes
+from hpcpool.processes.registrar import offer_of
 from hpcpool.quantities import integer
 
 
@@ -41,9 +43,9 @@ def default_context(max_tasks_per_child: int | None) -> Any:
 
 
 def count_workers(config: Config, max_workers: int | None) -> int:
-    """Return how many workers the pool has at its largest."""
-    cores = usable_cores()
+    """Return how many workers the pool has at its largest, if its nodes are like this machine."""
+    cores, memory = usable_cores(), usable_memory_bytes()
     return sum(
-        (max_workers or pool.workers_per_node or cores) * pool.nodes_per_block * pool.max_blocks
+        max(1, offer_of(pool, max_workers).shape(cores, memory).slots) * pool.nodes_per_block * pool.max_blocks
         for pool in config.node_pools
     )

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from hpcpool import current, joining, mapping, oversight
+from hpcpool.feasibility import check_needs
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
@@ -168,6 +169,13 @@ class Calls(Executor):
         priority: int | _Unset = UNSET,
         crash_limit: int | _Unset = UNSET,
         name: str | _Unset = UNSET,
+        cores: int | _Unset | None = UNSET,
+        gpus: int | _Unset | None = UNSET,
+        memory: str | int | _Unset | None = UNSET,
+        nodes: int | _Unset | None = UNSET,
+        ranks: int | _Unset | None = UNSET,
+        pool: str | _Unset | None = UNSET,
+        time_request: float | _Unset | None = UNSET,
     ) -> ExecutorView:
         """Return a view of this executor whose calls have these options; views can be viewed again.
 
@@ -181,6 +189,18 @@ class Calls(Executor):
             priority: a call of higher priority starts first. Default 0.
             crash_limit: a call fails for good when it has killed this many workers. Default: the configuration's, 1.
             name: what messages and `TaskFuture.info` call the calls. Default: the function's name.
+            cores, gpus: how many a call takes. It gets as many slots of one node as it needs for all it asks for, and,
+                if that is more than one, a worker of its own, which is started for it. None, the default: one slot.
+            memory: bytes, or text such as "16GB" (10**9 each) or "16GiB" (2**30 each); takes slots as cores do.
+            nodes: whole nodes of one block. The call runs on the first; `HPCPOOL_NODES` in its environment names all.
+            ranks: processes that the call will start on its whole nodes (by default one node); told in `HPCPOOL_RANKS`.
+            pool: the name of the node pool to run in. None, the default: any.
+            time_request: seconds that a call is expected to run, if its `timeout` does not say so: it is not started on
+                a node that has less left.
+
+        Raises:
+            TypeError, ValueError: an option is none, or no node pool can ever run such calls. What is known only when
+                nodes have come fails the calls themselves, with `ResourcesUnavailable`.
 
         Example:
             >>> from hpcpool import HPCPoolExecutor
@@ -196,7 +216,16 @@ class Calls(Executor):
             priority=priority,
             crash_limit=crash_limit,
             name=name,
+            cores=cores,
+            gpus=gpus,
+            memory=memory,
+            nodes=nodes,
+            ranks=ranks,
+            pool=pool,
+            time_request=time_request,
         )
+        if options.needs is not None:
+            check_needs(options.needs, self._pool._config, self._pool._workers_per_node)
         return self._view(options)
 
     def put(self, value: T) -> TaskFuture[T]:

@@ -64,6 +64,10 @@ class NodeLost(HPCPoolError, BrokenProcessPool):
     """The node that ran the call vanished more often than `loss_limit` allows, or lost calls are not run again."""
 
 
+class ResourcesUnavailable(HPCPoolError, RuntimeError):
+    """No node of any pool has what the call needs: it was not run. The message says what nodes there are."""
+
+
 class TaskTimeout(HPCPoolError, TimeoutError):
     """The call ran longer than its `timeout` and was ended with its whole process group."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hpcpool.core.needs import NO_NEEDS
 from hpcpool.processes.ticket import CallOptions
-from hpcpool.quantities import integer, seconds
+from hpcpool.quantities import integer, memory_bytes, seconds
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
 
@@ -30,6 +31,13 @@ def changed(
     priority: int | _Unset = UNSET,
     crash_limit: int | _Unset = UNSET,
     name: str | _Unset = UNSET,
+    cores: int | _Unset | None = UNSET,
+    gpus: int | _Unset | None = UNSET,
+    memory: str | int | _Unset | None = UNSET,
+    nodes: int | _Unset | None = UNSET,
+    ranks: int | _Unset | None = UNSET,
+    pool: str | _Unset | None = UNSET,
+    time_request: float | _Unset | None = UNSET,
 ) -> CallOptions:
     """Return options with those given replaced; `TypeError` or `ValueError` for what is none."""
     changes: dict[str, Any] = {}
@@ -47,7 +55,28 @@ def changed(
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
         changes["name"] = name
+    needed = _needed(cores, gpus, memory, nodes, ranks, pool, time_request)
+    if needed:
+        needs = (options.needs or NO_NEEDS)._replace(**needed)
+        changes["needs"] = None if needs == NO_NEEDS else needs
     return options._replace(**changes)
+
+
+def _needed(cores: Any, gpus: Any, memory: Any, nodes: Any, ranks: Any, pool: Any, time_request: Any) -> dict[str, Any]:
+    """Return the fields of `Needs` that were given; None sets one back."""
+    needed: dict[str, Any] = {}
+    for option, count in (("cores", cores), ("gpus", gpus), ("nodes", nodes), ("ranks", ranks)):
+        if count is not UNSET:
+            needed[option] = 0 if count is None else _whole(option, count, least=1)
+    if memory is not UNSET:
+        needed["memory_bytes"] = 0 if memory is None else memory_bytes("memory", memory)
+    if pool is not UNSET:
+        if not isinstance(pool, str | None):
+            raise TypeError(f"pool must be the name of a node pool or None, not {pool!r}")
+        needed["pool"] = pool or ""
+    if time_request is not UNSET:
+        needed["time_s"] = seconds("time_request", time_request) or 0.0
+    return needed
 
 
 def _whole(option: str, value: Any, least: int) -> int:

@@ -30,6 +30,8 @@ CONFIGS = [
     Config(),
     Config(NodePool(workers_per_node=4)),
     Config(NodePool(name="a-1_b.c", init_blocks=2, min_blocks=1, max_blocks=3), NodePool(name="other", init_blocks=0)),
+    Config(NodePool(cores_per_worker=4, memory_per_worker="4GB", accelerators=2, cpu_affinity="block")),
+    Config(NodePool(accelerators=("0,1", "2,3"), cpu_affinity="alternating")),
     Config(NodePool(worker_init="module load 'x'\nexport A=\"ä\"", env={"A": "it's", "B": ""}, python="/env/python")),
     Config(NodePool(launcher=SSHLauncher("-p 2222"), container=Container("a.sif", "podman", ("-x",), ("/data",)))),
     Config(NodePool(parallelism=0.5, max_idle_time=None, walltime="01:30:00", labels=("bigmem", "ib"))),
@@ -197,6 +199,27 @@ def test_one_address_needs_no_list():
     assert Config(addresses="login1").addresses == ("login1",)
 
 
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        (1, 1),
+        ("4GB", 4 * 10**9),
+        ("4 gb", 4 * 10**9),
+        ("512MiB", 512 * 2**20),
+        ("1.5GiB", 3 * 2**29),
+        ("2kB", 2000),
+        ("10B", 10),
+        ("1TB", 10**12),
+    ],
+)
+def test_memory_is_kept_as_bytes(given, count):
+    assert NodePool(memory_per_worker=given).memory_per_worker_bytes == count
+
+
+def test_ids_of_accelerators_may_be_a_list():
+    assert NodePool(accelerators=["0", "GPU-5f1c"]).accelerators == ("0", "GPU-5f1c")
+
+
 COUNT_FROM_1 = ("from 1 to 1000000", [0, -1, MANY + 1, 10**30, 1.0, math.nan, "1", True, [1], b"1"])
 COUNT_FROM_0 = ("from 0 to 1000000", [-1, MANY + 1, 0.0, "0", False])
 SECONDS = ("a number of seconds above 0", [0, -1, 0.0, math.inf, math.nan, 10**400, "5", True, None, [5], 1j])
@@ -217,12 +240,17 @@ LINES = ("text, lines for the shell", [None, 3, b"true", "a\0b", ["true"], "\udc
 PROGRAM = ("the name or path of a program, or None", ["", 3, b"python", "-c", "a\0b"])
 VARIABLES = ('such as {"OMP_NUM_THREADS": "4"}', [None, "A=1", ["A"], {"A": 1}, {3: "x"}, {"A B": "x"}, {"": "x"}])
 LAUNCHER = ("a launcher, such as SrunLauncher(), or None", ["srun", 3, SrunLauncher, LocalProvider()])
+MEMORY = ("such as '4GB'", [0, -1, "4", "GB", "4 XB", "4G", "-4GB", "4GB4", 1.5, True, b"4GB", "1e9GB", "0GB", [4]])
+ACCELERATORS = ("a tuple of their ids", [-1, "0", "0,1", (), ("0", 1), ("0,",), ("a b",), (",",), None, True, 1.5])
+AFFINITY = ("'none' or 'block' or 'block-reverse' or 'alternating'", ["", "Block", None, 0, True])
 CONTAINER = ('a container, such as Container("tools.sif"), or None', ["a.sif", 3, Container])
 
 BAD_VALUES = [
     (NodePool, {"workers_per_node": COUNT_FROM_1, "nodes_per_block": COUNT_FROM_1, "max_blocks": COUNT_FROM_1}),
     (NodePool, {"init_blocks": COUNT_FROM_0, "min_blocks": COUNT_FROM_0, "name": NAME}),
     (NodePool, {"worker_init": LINES, "python": PROGRAM, "env": VARIABLES}),
+    (NodePool, {"cores_per_worker": COUNT_FROM_1, "memory_per_worker": MEMORY}),
+    (NodePool, {"accelerators": ACCELERATORS, "cpu_affinity": AFFINITY}),
     (NodePool, {"launcher": LAUNCHER, "container": CONTAINER}),
     (NodePool, {"nodes_per_block": NONE, "max_blocks": NONE, "init_blocks": NONE, "min_blocks": NONE}),
     (NodePool, {"parallelism": SHARE, "max_idle_time": IDLE, "walltime": WALLTIME, "labels": LABELS}),
@@ -403,6 +431,13 @@ def test_an_error_in_the_file_of_the_environment_names_the_variable(monkeypatch,
                 start_timeout_s=60,
                 start_warning_s=5,
                 run_dir="/scratch",
+            ),
+        ),
+        (
+            "[[node_pools]]\ncores_per_worker = 8\nmemory_per_worker = '16GiB'\naccelerators = ['0', '1']\n"
+            "cpu_affinity = 'block'",
+            Config(
+                NodePool(cores_per_worker=8, memory_per_worker=2**34, accelerators=("0", "1"), cpu_affinity="block")
             ),
         ),
         (
@@ -588,6 +623,10 @@ def test_plain_data_has_every_option_and_the_kind_of_each_provider():
                 "provider": {"kind": "local", "own_process": False},
                 "name": "default",
                 "workers_per_node": 2,
+                "cores_per_worker": 1,
+                "memory_per_worker": None,
+                "accelerators": 0,
+                "cpu_affinity": "none",
                 "nodes_per_block": 1,
                 "init_blocks": 1,
                 "min_blocks": 0,

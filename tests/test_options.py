@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from hpcpool.core.needs import Needs
 from hpcpool.options import UNSET, changed
 from hpcpool.processes.ticket import CallOptions
 
@@ -129,6 +130,47 @@ def test_a_name_is_a_string(value: Any):
     assert changed(DEFAULTS, name="größer").name == "größer"
     with pytest.raises(TypeError, match="^name must be a string, not "):
         changed(DEFAULTS, name=value)
+
+
+# -- what calls need
+
+
+def test_what_a_call_needs_is_gathered():
+    options = changed(DEFAULTS, cores=8, gpus=1, memory="16GB", nodes=2, ranks=64, pool="big", time_request=3600)
+    assert options.needs == Needs(8, 1, 16 * 10**9, 2, 64, "big", 3600.0)
+    assert changed(options, cores=4).needs == Needs(4, 1, 16 * 10**9, 2, 64, "big", 3600.0)
+
+
+def test_a_need_can_be_set_back():
+    options = changed(DEFAULTS, cores=8, memory=1000, pool="big", time_request=5)
+    assert changed(options, memory=None, pool=None, time_request=None).needs == Needs(cores=8)
+    assert changed(options, cores=None, memory=None, pool=None, time_request=None) == DEFAULTS
+
+
+@pytest.mark.parametrize("option", ["cores", "gpus", "nodes", "ranks"])
+def test_what_is_no_count_is_an_error(option: str):
+    for value in ("3", 2.0, True, [1]):
+        with pytest.raises(TypeError, match=f"^{option} must be a whole number"):
+            changed(DEFAULTS, **{option: value})  # type: ignore[arg-type]
+    for value in (0, -1, 2**31):
+        with pytest.raises(ValueError, match=f"^{option} must be at least 1"):
+            changed(DEFAULTS, **{option: value})  # type: ignore[arg-type]
+
+
+def test_what_is_no_memory_is_an_error():
+    for value in (1.5, [1], True, b"4GB"):
+        with pytest.raises(TypeError, match="^memory must be bytes as a number, or text such as '4GB'"):
+            changed(DEFAULTS, memory=value)  # type: ignore[arg-type]
+    for value in ("4", "4G", "-4GB", 0):
+        with pytest.raises(ValueError, match="^memory must be bytes as a number, or text such as '4GB'"):
+            changed(DEFAULTS, memory=value)
+
+
+def test_what_is_no_pool_or_time_is_an_error():
+    with pytest.raises(TypeError, match="^pool must be the name of a node pool or None"):
+        changed(DEFAULTS, pool=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="^time_request must be seconds"):
+        changed(DEFAULTS, time_request="1h")  # type: ignore[arg-type]
 
 
 def test_a_wrong_option_says_which_one():

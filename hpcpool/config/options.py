@@ -173,6 +173,54 @@ def _variables(value: Any) -> FrozenMapping[str]:
     return FrozenMapping({str(name): _text(text) for name, text in value.items()})
 
 
+_UNITS: dict[str, int] = {"b": 1} | {
+    f"{prefix}{mark}b": base**power
+    for power, prefix in enumerate("kmgtp", start=1)
+    for mark, base in (("", 1000), ("i", 1024))
+}
+
+
+def bytes_of(value: Any) -> int:
+    """Return a number of bytes, given as such or as text with a unit: "4GB" (10**9 each), "512MiB" (2**20 each).
+
+    Raises `TypeError` or `ValueError` for what is neither.
+    """
+    if isinstance(value, str):
+        parts = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)
+        unit = _UNITS.get(parts[2].lower()) if parts is not None else None
+        if parts is None or unit is None:
+            raise ValueError
+        count = round(float(parts[1]) * int(unit))
+    elif isinstance(value, bool):
+        raise TypeError
+    else:
+        count = operator.index(value)
+    if not 0 < count < 2**60:
+        raise ValueError
+    return count
+
+
+def _accelerators(value: Any) -> int | tuple[str, ...]:
+    if isinstance(value, str):
+        raise TypeError
+    if isinstance(value, Iterable):
+        groups = tuple(value)
+        # They become part of CUDA_VISIBLE_DEVICES: numbers, or the ids of NVIDIA and of its partitions.
+        if not groups or not all(re.fullmatch(r"[\w./:-]+(,[\w./:-]+)*", group) for group in groups):
+            raise ValueError
+        return groups
+    return operator.index(whole(0).settle(value))  # type: ignore[arg-type]
+
+
+def choice(*words: str) -> Rule:
+    def settle(value: Any) -> str:
+        if value not in words:
+            raise ValueError
+        return str(value)
+
+    return Rule(" or ".join(map(repr, words)), settle)
+
+
 def or_none(rule: Rule) -> Rule:
     return Rule(f"{rule.valid}, or None", lambda value: None if value is None else rule.settle(value))
 
@@ -188,6 +236,8 @@ NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or d
 FOLDER = Rule("the path of a folder", _folder)
 ADDRESSES = Rule("host names or IP addresses (IPv6 in brackets)", _addresses)
 PORTS = Rule("a port, or a range such as '50000-50100'; 0: any", _ports)
+BYTES = Rule("bytes as a number, or text such as '4GB' (10**9 each) or '512MiB' (2**20 each)", bytes_of)
+ACCELERATORS = Rule("how many each node has, or a tuple of their ids; those of '0,1' stay together", _accelerators)
 SHELL_LINES = Rule("text, lines for the shell", _text)
 PROGRAM = Rule("the name or path of a program", _program)
 VARIABLES = Rule('environment variables with their texts, such as {"OMP_NUM_THREADS": "4"}', _variables)

@@ -23,7 +23,19 @@ _OF_NODES = "the number of workers is workers_per_node in [[node_pools]]"
 _OF_CALLS = "it is an option of single calls: HPCPoolExecutor(...).options({0}=...)"
 #: Names that are options, but not of a configuration.
 _ELSEWHERE = dict.fromkeys(("max_workers", "workers"), _OF_NODES) | {
-    name: _OF_CALLS.format(name) for name in ("retries", "retry_on", "timeout", "priority")
+    name: _OF_CALLS.format(name)
+    for name in (
+        "retries",
+        "retry_on",
+        "timeout",
+        "priority",
+        "cores",
+        "gpus",
+        "memory",
+        "nodes",
+        "ranks",
+        "time_request",
+    )
 }
 
 

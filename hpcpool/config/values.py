@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 
 from hpcpool.config.options import (
+    ACCELERATORS,
     ADDRESSES,
+    BYTES,
     FLAG,
     FOLDER,
     LABELS,
@@ -26,6 +28,7 @@ from hpcpool.config.options import (
     WALLTIME,
     Rule,
     call_text,
+    choice,
     misfit,
     option_of,
     or_none,
@@ -71,6 +74,7 @@ def _pools(value: Any) -> tuple[NodePool, ...]:
 _PROVIDER = Rule("a provider, such as LocalProvider()", _provider)
 _LAUNCHER = Rule("a launcher, such as SrunLauncher()", _launcher)
 _CONTAINER = Rule('a container, such as Container("tools.sif")', _container)
+_AFFINITY = choice("none", "block", "block-reverse", "alternating")
 _POOLS = Rule("only node pools, as in Config(NodePool(LocalProvider()))", _pools)
 
 
@@ -90,6 +94,17 @@ class NodePool:
     name: str = field(default="default", metadata=option_of(NAME))
     #: Workers on each node; None: as many as the cores that the manager may use on that node.
     workers_per_node: int | None = field(default=None, metadata=option_of(or_none(whole(1))))
+    #: Cores of each worker: a node has as many workers as it has room for, and is divided evenly.
+    cores_per_worker: int = field(default=1, metadata=option_of(whole(1)))
+    #: Memory of each worker: bytes, or text such as "4GB" (kept as bytes). It is shared out, not enforced. None: an
+    #: equal part of the node's.
+    memory_per_worker: str | int | None = field(default=None, metadata=option_of(or_none(BYTES)))
+    #: Accelerators (GPUs) of each node: how many, or their ids; those of one text, such as "0,1", stay together. Each
+    #: worker sees only its own, and no node has more workers than there are, unless `workers_per_node` says so.
+    accelerators: int | tuple[str, ...] = field(default=0, metadata=option_of(ACCELERATORS))
+    #: How workers are bound to cores: "none"; "block": neighbours together, from the first core on; "block-reverse":
+    #: the same from the last core on; "alternating": the cores of a worker are as far apart as can be.
+    cpu_affinity: str = field(default="none", metadata=option_of(_AFFINITY))
     #: Nodes in each block.
     nodes_per_block: int = field(default=1, metadata=option_of(whole(1)))
     #: Blocks that are asked for at the start.
@@ -131,6 +146,11 @@ class NodePool:
         most = self.provider.max_nodes_per_block
         if most is not None and self.nodes_per_block > most:
             refuse(self, "nodes_per_block", f"must not be more than {most} with {self.provider!r}", "provider")
+
+    @property
+    def memory_per_worker_bytes(self) -> int | None:
+        """Memory of each worker; None: an equal part of the node's."""
+        return None if self.memory_per_worker is None else int(self.memory_per_worker)
 
     @property
     def prepares_nodes(self) -> bool:

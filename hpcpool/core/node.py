@@ -3,13 +3,14 @@
 The rule: a worker holds one running task and, only while tasks are measured to be short, a few unstarted ones behind
 it. As soon as the running one turns out not to be short, or another worker has nothing to do, the unstarted ones are
 taken back. So no task ever waits behind a long one while a slot is free.
+
+A wide task, which takes several slots, gets a worker of its own, started for it and retired after it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 
 from hpcpool.core.orders import (
     Crashed,
@@ -22,10 +23,14 @@ from hpcpool.core.orders import (
     ReportStarted,
     RetireWorker,
     Run,
+    StartWideWorker,
     StartWorker,
     TakeBack,
 )
-from hpcpool.core.pace import node_depth, worker_depth
+from hpcpool.core.pace import node_depth, worker_depth, worth_moving
+from hpcpool.core.starts import START_AGAIN_S, Starts
+from hpcpool.core.wide_tasks import WideTasks
+from hpcpool.core.worker import Worker
 
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
@@ -33,38 +38,10 @@ STARTED_AFTER_S = 0.02
 LONG_TASK_S = 0.015
 #: A look at the running tasks goes through all workers, so the next comes no sooner than this (seconds) for each.
 TICK_S_PER_WORKER = 1e-5
-#: Moving work between workers costs some tens of microseconds: less work than this (seconds) is not worth it.
-WORTH_MOVING_S = 0.0005
-#: So many workers in a row that die before their first call break the pool.
-START_FAILURE_LIMIT = 3
-#: When the system has no room for another worker, it is asked again after so long (seconds).
-START_AGAIN_S = 1.0
 #: How long a worker that has served enough may take to leave (seconds): exit handlers run in this time.
 LEAVE_S = 5.0
 #: Weight of the newest run time in the moving mean.
 _NEWEST = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    number: int
-    ready: bool = False
-    #: Tasks sent to it, the running one first; never also in the node's queue.
-    given: deque[int] = field(default_factory=deque)
-    #: When the first of `given` began to run, as far as is known here; of a retiring worker: when it was told to leave.
-    since: float = 0.0
-    reported: bool = False
-    #: How many calls it has been given in all, but for those that were taken back.
-    served: int = 0
-    #: Why we end it, and the task that is the reason.
-    ending: End | None = None
-    victim: int | None = None
-    #: It leaves, or has left, in good order.
-    leaving: bool = False
-    #: It may be given tasks, now or when it is ready; `Node._usable` counts these.
-    usable: bool = True
-    #: It is in `Node._takers`.
-    listed: bool = False
 
 
 class Node:
@@ -73,20 +50,21 @@ class Node:
     def __init__(self, slots: int, max_tasks_per_child: int | None = None) -> None:
         self.slots = slots
         self._max_served = max_tasks_per_child
-        self._workers: dict[int, _Worker] = {}
+        self._workers: dict[int, Worker] = {}
         self._usable = 0
         #: Usable, ready workers without a task; the one that became idle last, the warmest, at the end.
-        self._idle: dict[int, _Worker] = {}
+        self._idle: dict[int, Worker] = {}
         #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when it has finished
         #: a task: so finding one costs the same however many workers are full.
-        self._takers: deque[_Worker] = deque()
+        self._takers: deque[Worker] = deque()
         #: Workers that have served enough and have no task, but have not been told to leave.
-        self._spent: list[_Worker] = []
+        self._spent: list[Worker] = []
         #: How many were told and have not gone.
         self._leaving = 0
         #: How many workers have a task, and how many tasks wait behind a running one.
         self._active = 0
         self._behind = 0
+        self._wide = WideTasks(slots)
         self._next_worker = 1
         self._queue: deque[int] = deque()
         #: Tasks here, queued or given, that have a time limit (seconds), and those that only an idle worker may get.
@@ -95,14 +73,9 @@ class Node:
         #: Given tasks whose outcome nobody wants any more.
         self._dropped: set[int] = set()
         self._mean_s: float | None = None
-        #: Workers in a row that ended before they were ready; that ended without having read the call they were given.
-        self._start_failures = 0
-        self._barren = 0
-        #: It is hopeless, and no worker is started any more.
-        self._has_given_up = False
-        #: No worker is started before this; None: there is room, as far as is known.
-        self._start_again_at: float | None = None
-        self._tick_at: float | None = None
+        self._starts = Starts()
+        #: When `tick` wants to be called; None: no need.
+        self.tick_at: float | None = None
         self._withdrawing = False
         #: How many tasks others have asked for in vain.
         self._owed = 0
@@ -110,14 +83,13 @@ class Node:
     # -- what others want to know --
 
     @property
-    def tick_at(self) -> float | None:
-        """When `tick` wants to be called; None: no need."""
-        return self._tick_at
-
-    @property
     def limit(self) -> int:
         """How many tasks the node takes in all, by how long they run."""
         return self.slots * node_depth(self._mean_s)
+
+    def slots_of(self, number: int) -> tuple[int, ...]:
+        """Return which of the node's slots a worker has."""
+        return self._workers[number].slots
 
     # -- events --
 
@@ -125,14 +97,24 @@ class Node:
         """Start the first worker before the first task has come."""
         return self._start_workers(at_least=1)
 
-    def arrived(self, tasks: Iterable[tuple[int, float]], now: float, alone: Iterable[int] = ()) -> list[Order]:
+    def arrived(
+        self,
+        tasks: Iterable[tuple[int, float]],
+        now: float,
+        alone: Iterable[int] = (),
+        widths: Mapping[int, int] | None = None,
+    ) -> list[Order]:
         """Take tasks, each with its timeout in seconds (0: none).
 
-        Those also named in `alone` are never put behind another task: they are too large to be taken back.
+        Those also named in `alone` are never put behind another task: they are too large to be taken back. Those in
+        `widths` take so many slots, and a worker of their own.
         """
         self._owed = 0  # whoever sends tasks has more of them than others can take
         for task, timeout_s in tasks:
-            self._queue.append(task)
+            if widths and task in widths:
+                self._wide.claim(task, widths[task])
+            else:
+                self._queue.append(task)
             if timeout_s:
                 self._timeouts[task] = timeout_s
         self._alone.update(alone)
@@ -142,7 +124,12 @@ class Node:
         """A started worker waits for its first call."""
         worker = self._workers[number]
         worker.ready = True
-        self._start_failures = 0
+        self._starts.ready()
+        if (task := worker.awaits) is not None:
+            worker.awaits = None
+            self._wide.begun(1)
+            self._give(worker, task, now)
+            return [Give(number, task), *self._fill(now)]
         if worker.usable:
             self._idle[number] = worker
         return self._fill(now)
@@ -156,8 +143,8 @@ class Node:
         given.remove(task)
         mean = self._mean_s
         self._mean_s = elapsed_s if mean is None else mean + _NEWEST * (elapsed_s - mean)
-        self._barren = 0
-        if self._timeouts or self._alone:
+        self._starts.barren = 0
+        if self._timeouts or self._alone or self._wide.widths:
             self._forget(task)
         if given:
             self._behind -= 1
@@ -174,7 +161,7 @@ class Node:
     def refill(self, now: float) -> list[Order]:
         """Give out tasks after outcomes have come; take tasks back for workers that have none."""
         orders = self._fill(now)
-        if self._behind and self._idle and self._active < self.slots and not self._queue:
+        if self._behind and self._idle and self._active < self._wide.most_active and not self._queue:
             orders += self._share()
         return orders
 
@@ -186,8 +173,7 @@ class Node:
         """Nobody wants this task any more."""
         holder = self._holder(task)
         if holder is None:
-            self._unqueue(task)
-            return []
+            return self._drop(task) or []
         self._dropped.add(task)
         if holder.given[0] == task:
             self._tick_by(now if holder.reported else holder.since + STARTED_AFTER_S)
@@ -198,7 +184,8 @@ class Node:
         """The user wants this task ended although it runs."""
         holder = self._holder(task)
         if holder is None:
-            return [Ended(task, End.KILLED)] if self._unqueue(task) else []
+            dropped = self._drop(task)
+            return [] if dropped is None else [*dropped, Ended(task, End.KILLED)]
         if holder.given[0] == task and holder.victim in (None, task):
             return self._end(holder, End.KILLED)
         if task in self._dropped:
@@ -228,12 +215,16 @@ class Node:
     def withdrawn(self, keep: int, now: float) -> tuple[list[int], list[Order]]:
         """Return the tasks beyond this id that did not run, now given up; and how to go on with the rest."""
         self._withdrawing = False
-        kept = [task for task in self._queue if task <= keep]
         given_up = [task for task in self._queue if task > keep]
+        self._queue = deque(task for task in self._queue if task <= keep)
         for task in given_up:
             self._forget(task)
-        self._queue = deque(kept)
-        return given_up, self._fill(now)
+        orders: list[Order] = []
+        for task in [task for task in self._wide.widths if task > keep]:
+            if (dropped := self._drop(task)) is not None:
+                given_up.append(task)
+                orders += dropped
+        return given_up, [*orders, *self._fill(now)]
 
     def worker_ended(self, number: int, unread: list[int], now: float) -> list[Order]:
         """A worker is gone; `unread` are the tasks still in its channel. All its outcomes have been told before."""
@@ -243,10 +234,11 @@ class Node:
         worker.leaving = True
         orders = self._unread(worker, unread, now)
         self._look_at_usability(worker)
+        self._wide.gone(worker)
+        self._look_at_neighbours(worker.slots)
         if worker.given:
             orders += self._died_running(worker)
-        elif worker.ending is None and not worker.served and self._is_hopeless(worker, unread):
-            self._has_given_up = True
+        elif worker.ending is None and not worker.served and self._starts.died(worker, unread):
             return [*orders, Hopeless(number)]
         return [*orders, *self._fill(now)]
 
@@ -254,17 +246,15 @@ class Node:
         """The system has no room for this worker: those there are go on, and after a while it is tried again."""
         worker = self._workers.pop(number)
         self._usable -= worker.usable
-        self._start_again_at = now + START_AGAIN_S
-        self._tick_by(self._start_again_at)
-        if self._workers:
-            return []
-        self._start_failures += 1
-        self._has_given_up = self._start_failures >= START_FAILURE_LIMIT
-        return [Hopeless(number)] if self._has_given_up else []
+        self._wide.gone(worker)
+        self._look_at_neighbours(worker.slots)
+        is_hopeless = self._starts.no_room(now, is_alone=not self._workers)
+        self._tick_by(now + START_AGAIN_S)
+        return [Hopeless(number)] if is_hopeless else []
 
     def tick(self, now: float) -> list[Order]:
         """Look after the running tasks: report, take back what waits behind them, end what is over its time."""
-        self._tick_at = None
+        self.tick_at = None
         orders: list[Order] = []
         started: list[Run] = []
         for worker in self._workers.values():
@@ -276,14 +266,12 @@ class Node:
                 orders += self._look_at_leaving(worker, now)
         if started:
             orders.append(ReportStarted(started))
-        if self._start_again_at is not None:
-            if now >= self._start_again_at:
-                self._start_again_at = None
-                orders += self._start_workers(at_least=1)
-            else:
-                self._tick_by(self._start_again_at)
-        if self._tick_at is not None:
-            self._tick_at = max(self._tick_at, now + TICK_S_PER_WORKER * len(self._workers))
+        if self._starts.are_due(now):
+            orders += [*self._start_wide(), *self._start_workers(at_least=1)]
+        elif self._starts.again_at is not None:
+            self._tick_by(self._starts.again_at)
+        if self.tick_at is not None:
+            self.tick_at = max(self.tick_at, now + TICK_S_PER_WORKER * len(self._workers))
         return orders
 
     # -- giving --
@@ -292,6 +280,8 @@ class Node:
         if self._withdrawing:
             return []
         orders = self._retire_spent(now) if self._spent else []
+        if self._wide.queue:
+            orders += self._start_wide()
         queue = self._queue
         if queue:
             depth, alone = worker_depth(self._mean_s), self._alone
@@ -307,8 +297,8 @@ class Node:
             orders += self._start_workers()
         return orders
 
-    def _next_taker(self, now: float, depth: int) -> _Worker | None:
-        if self._idle and self._active < self.slots:
+    def _next_taker(self, now: float, depth: int) -> Worker | None:
+        if self._idle and self._active < self._wide.most_active:
             return self._idle.popitem()[1]
         if depth == 1:
             return None
@@ -322,7 +312,7 @@ class Node:
             worker.listed = False
         return None
 
-    def _give(self, worker: _Worker, task: int, now: float) -> None:
+    def _give(self, worker: Worker, task: int, now: float) -> None:
         worker.given.append(task)
         worker.served += 1
         if len(worker.given) == 1:
@@ -335,13 +325,15 @@ class Node:
         if self._max_served is not None:
             self._look_at_usability(worker)
 
-    def _list(self, worker: _Worker) -> None:
+    def _list(self, worker: Worker) -> None:
         if not worker.listed:
             worker.listed = True
             self._takers.append(worker)
 
-    def _rest(self, worker: _Worker) -> None:
+    def _rest(self, worker: Worker) -> None:
         """A worker has no task any more."""
+        if worker.is_wide:
+            self._wide.begun(-1)
         if worker.usable:
             if worker.ready:
                 self._idle[worker.number] = worker
@@ -350,7 +342,7 @@ class Node:
 
     def _share(self) -> list[Order]:
         """Take work back from the worker that holds most, if that is worth the trouble."""
-        worth = WORTH_MOVING_S / max(self._mean_s or 0.0, 1e-9)
+        worth = worth_moving(self._mean_s)
         if self._behind < worth:
             return []
         holder = max(self._workers.values(), key=lambda worker: len(worker.given))
@@ -360,48 +352,77 @@ class Node:
 
     def _start_workers(self, at_least: int = 0) -> list[Order]:
         orders: list[Order] = []
-        if self._has_given_up or self._start_again_at is not None:
+        if not self._starts.are_possible:
             return orders
-        wanted = min(self.slots, max(at_least, len(self._queue) + self._active))
+        active = self._active - self._wide.active
+        wanted = min(self._wide.narrow, max(at_least, len(self._queue) + active))
         # A worker that leaves is replaced at once, one that has served enough while it runs its last call. The bound is
         # for workers that take long to leave: their replacements must not pile up.
         while self._usable < wanted and self._leaving < 2 * self.slots:
-            worker = _Worker(self._next_worker)
-            self._workers[worker.number] = worker
-            self._next_worker += 1
+            worker = self._new_worker((self._wide.slot_for_worker(self._workers.values()),))
             self._usable += 1
             orders.append(StartWorker(worker.number))
         return orders
 
+    def _new_worker(self, slots: tuple[int, ...]) -> Worker:
+        worker = self._workers[self._next_worker] = Worker(self._next_worker, slots)
+        self._next_worker += 1
+        return worker
+
     def _retire_spent(self, now: float) -> list[Order]:
         """Let workers go that have served enough, once another one is up."""
-        if not any(worker.ready and worker.usable for worker in self._workers.values()):
-            return []
-        gone, self._spent = [worker for worker in self._spent if worker.number in self._workers], []
+        spent = [worker for worker in self._spent if worker.number in self._workers]
+        is_up = any(worker.ready and worker.usable for worker in self._workers.values())
+        gone = [worker for worker in spent if is_up or worker.is_wide]
+        self._spent = [worker for worker in spent if not is_up and not worker.is_wide]
         for worker in gone:
             worker.leaving, worker.since = True, now
             self._leaving += 1
             self._tick_by(now + LEAVE_S)
         return [RetireWorker(worker.number) for worker in gone]
 
-    def _look_at_usability(self, worker: _Worker) -> None:
+    def _look_at_usability(self, worker: Worker) -> None:
         """Note whether a worker may (still, again) be given tasks."""
         is_spent = self._max_served is not None and worker.served >= self._max_served
-        usable = not is_spent and worker.ending is None and not worker.leaving
+        is_kept_out = worker.is_wide or worker.slots[0] in self._wide.blocked
+        usable = not (is_spent or is_kept_out or worker.leaving) and worker.ending is None
         self._usable += usable - worker.usable
         worker.usable = usable
 
-    def _is_hopeless(self, worker: _Worker, unread: list[int]) -> bool:
-        """Count a worker that has ended before its first call."""
-        if not worker.ready:
-            self._start_failures += 1
-        elif unread:
-            self._barren += 1
-        return max(self._start_failures, self._barren) >= START_FAILURE_LIMIT
+    # -- wide tasks --
+
+    def _start_wide(self) -> list[Order]:
+        """Start the workers of wide tasks that have room."""
+        orders: list[Order] = []
+        while self._starts.are_possible and (ready := self._wide.next(self._workers.values())) is not None:
+            task, slots = ready
+            worker = self._new_worker(slots)
+            worker.is_wide, worker.usable, worker.awaits = True, False, task
+            self._look_at_neighbours(slots)
+            orders.append(StartWideWorker(worker.number, task))
+        return orders
+
+    def _look_at_neighbours(self, slots: tuple[int, ...]) -> None:
+        """Idle workers rest while a wide one has their slots, and serve again when it has gone."""
+        for worker in self._workers.values():
+            if worker.is_wide or worker.slots[0] not in slots:
+                continue
+            self._look_at_usability(worker)
+            if not worker.usable:
+                self._idle.pop(worker.number, None)
+            elif worker.ready and not worker.given:
+                self._idle[worker.number] = worker
+
+    def _requeue(self, task: int) -> None:
+        """Put a task that no worker has begun back at the head of its queue."""
+        if task in self._wide.widths:
+            self._wide.claim(task, self._wide.widths[task], first=True)
+        else:
+            self._queue.appendleft(task)
 
     # -- running and ending --
 
-    def _now_runs(self, worker: _Worker, now: float) -> None:
+    def _now_runs(self, worker: Worker, now: float) -> None:
         worker.since = now
         worker.reported = False
         self._tick_by(self._next_look(worker))
@@ -410,15 +431,15 @@ class Node:
             if timeout_s is not None:
                 self._tick_by(now + timeout_s)
 
-    def _next_look(self, worker: _Worker) -> float:
+    def _next_look(self, worker: Worker) -> float:
         """When the running task will be long, if that matters to a task behind it, or worth a report."""
         return worker.since + (LONG_TASK_S if len(worker.given) > 1 else STARTED_AFTER_S)
 
     def _tick_by(self, moment: float) -> None:
-        if self._tick_at is None or moment < self._tick_at:
-            self._tick_at = moment
+        if self.tick_at is None or moment < self.tick_at:
+            self.tick_at = moment
 
-    def _look_at_running(self, worker: _Worker, started: list[Run], now: float) -> list[Order]:
+    def _look_at_running(self, worker: Worker, started: list[Run], now: float) -> list[Order]:
         task, since = worker.given[0], worker.since
         timeout_s = self._timeouts.get(task)
         if timeout_s is not None:
@@ -438,7 +459,7 @@ class Node:
             started.append(Run(task, worker.number, since))
         return orders
 
-    def _look_at_leaving(self, worker: _Worker, now: float) -> list[Order]:
+    def _look_at_leaving(self, worker: Worker, now: float) -> list[Order]:
         if now < worker.since + LEAVE_S:
             self._tick_by(worker.since + LEAVE_S)
             return []
@@ -446,7 +467,7 @@ class Node:
         self._leaving -= 1
         return [EndWorker(worker.number)]
 
-    def _end(self, worker: _Worker, reason: End) -> list[Order]:
+    def _end(self, worker: Worker, reason: End) -> list[Order]:
         if worker.ending is not None:
             return []
         worker.ending, worker.victim = reason, worker.given[0]
@@ -454,10 +475,11 @@ class Node:
         take_back = [TakeBack(worker.number)] if len(worker.given) > 1 else []
         return [*take_back, EndWorker(worker.number)]
 
-    def _died_running(self, worker: _Worker) -> list[Order]:
+    def _died_running(self, worker: Worker) -> list[Order]:
         """A dead worker had read its first task and not finished it."""
-        self._barren = 0
+        self._starts.barren = 0
         self._active -= 1
+        self._wide.begun(-worker.is_wide)
         self._behind -= len(worker.given) - 1
         task = worker.given.popleft()
         self._queue.extendleft(reversed(worker.given))
@@ -474,7 +496,7 @@ class Node:
 
     # -- taking back --
 
-    def _unread(self, worker: _Worker, tasks: list[int], now: float) -> list[Order]:
+    def _unread(self, worker: Worker, tasks: list[int], now: float) -> list[Order]:
         """Put tasks that the worker never saw back at the head of the queue."""
         if not tasks:
             return []
@@ -489,7 +511,7 @@ class Node:
                 self._forget(task)
                 orders.append(Ended(task, End.KILLED))
             else:
-                self._queue.appendleft(task)
+                self._requeue(task)
         worker.served -= len(tasks)
         self._look_at_usability(worker)
         self._behind -= count - max(1, len(worker.given))
@@ -502,18 +524,25 @@ class Node:
             self._list(worker)
         return orders
 
-    def _holder(self, task: int) -> _Worker | None:
+    def _holder(self, task: int) -> Worker | None:
         return next((worker for worker in self._workers.values() if task in worker.given), None)
 
-    def _unqueue(self, task: int) -> bool:
-        try:
-            self._queue.remove(task)
-        except ValueError:
-            return False
+    def _drop(self, task: int) -> list[Order] | None:
+        """Give up a task that no worker was given; None: it is not here, or one was."""
+        orders: list[Order] = []
+        if (worker := self._wide.awaiting(task, self._workers.values())) is not None:
+            worker.awaits, worker.ending = None, End.DROPPED
+            orders.append(EndWorker(worker.number))
+        elif not self._wide.give_up(task):
+            try:
+                self._queue.remove(task)
+            except ValueError:
+                return None
         self._forget(task)
-        return True
+        return orders
 
     def _forget(self, task: int) -> None:
         """A task is not here any more."""
         self._timeouts.pop(task, None)
         self._alone.discard(task)
+        self._wide.widths.pop(task, None)

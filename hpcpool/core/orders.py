@@ -20,6 +20,13 @@ class StartWorker(NamedTuple):
     worker: int
 
 
+class StartWideWorker(NamedTuple):
+    """Start a worker with this number for this task alone."""
+
+    worker: int
+    task: int
+
+
 class Give(NamedTuple):
     """Send a task to a worker."""
 
@@ -79,4 +86,15 @@ class Hopeless(NamedTuple):
     worker: int
 
 
-Order = StartWorker | Give | TakeBack | EndWorker | RetireWorker | ReportStarted | Crashed | Ended | Hopeless
+Order = (
+    StartWorker
+    | StartWideWorker
+    | Give
+    | TakeBack
+    | EndWorker
+    | RetireWorker
+    | ReportStarted
+    | Crashed
+    | Ended
+    | Hopeless
+)

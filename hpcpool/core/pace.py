@@ -18,6 +18,8 @@ WORKER_AHEAD_LIMIT = 64
 NODE_AHEAD_LIMIT = 256
 #: Tasks that run for so long (seconds) are not sent ahead to a node at all.
 NOT_AHEAD_S = 1.0
+#: Moving work between workers costs some tens of microseconds: less work than this (seconds) is not worth it.
+WORTH_MOVING_S = 0.0005
 #: No task is taken to be shorter (seconds); a clock may well say 0.
 _SHORTEST_S = 1e-6
 
@@ -35,3 +37,8 @@ def node_depth(mean_s: float | None) -> int:
     if mean_s is None or mean_s >= NOT_AHEAD_S:
         return 1
     return 1 + min(NODE_AHEAD_LIMIT, 1 + int(NODE_AHEAD_S / max(mean_s, _SHORTEST_S)))
+
+
+def worth_moving(mean_s: float | None) -> float:
+    """Return from how many tasks on it is worth moving them to another worker."""
+    return WORTH_MOVING_S / max(mean_s or 0.0, 1e-9)

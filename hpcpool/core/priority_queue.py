@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -33,6 +33,15 @@ class PriorityQueue(Generic[T]):
             queue.appendleft(item)
         else:
             queue.append(item)
+
+    def __iter__(self) -> Iterator[T]:
+        for priority in reversed(self._priorities):
+            yield from self._queues[priority]
+
+    def peek(self) -> tuple[int, T]:
+        """Return the next item, with its priority before it; `IndexError` if there is none."""
+        priority = self._priorities[-1]
+        return priority, self._queues[priority][0]
 
     def pop(self) -> T:
         """Remove and return the next item; `IndexError` if there is none."""

@@ -1,18 +1,24 @@
 """What the interchange decides: which manager gets which task, and what becomes of tasks whose worker or node is gone.
 
 Pure: tasks and managers are names here. Every decision on the task path costs the same however many managers, tasks
-and nodes there are.
+and nodes there are. Tasks that need nothing in particular are in one queue and are leased in bulk; those that do are in
+lines (`core.placement`), and are leased one by one.
 """
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from hpcpool.core.managers import Manager, Managers
+from hpcpool.core.needs import NO_NEEDS, Needs, Shape
+from hpcpool.core.placement import Asked, Placement
 from hpcpool.core.priority_queue import PriorityQueue
+from hpcpool.core.task import Special, Task
 
 
 class Batch(NamedTuple):
@@ -35,6 +41,7 @@ class Reason(Enum):
     LOST = "lost too often"
     KILLED = "killed"
     WITHDRAWN = "withdrawn"
+    UNAVAILABLE = "no node has what it needs"
 
 
 class Dropped(NamedTuple):
@@ -44,30 +51,8 @@ class Dropped(NamedTuple):
     reason: Reason
 
 
-@dataclass(slots=True)
-class _Task:
-    priority: int
-    crash_limit: int
-    #: The user has killed it, so it must not start again.
-    is_killed: bool = False
-    #: Who holds it; None: it is in the queue.
-    manager: bytes | None = None
-    crashes: int = 0
-    losses: int = 0
-
-
-@dataclass(slots=True)
-class _Manager:
-    slots: int
-    limit: int
-    #: The tasks leased to this manager; each also names it in `_Task.manager`.
-    leases: dict[int, None] = field(default_factory=dict)
-    #: How many of its slots are free; `Scheduler._free_slots` is the sum of these.
-    free_slots: int = 0
-    #: How many tasks it was asked for and has not answered about; `Scheduler._asked` is the sum of these.
-    asked: int = 0
-
-
+#: So long before its end a manager gets nothing new (seconds): what has been started may finish, and outcomes arrive.
+DRAIN_S = 10.0
 #: So many ids that are no longer queued may stay in the queue, besides as many as are queued.
 _STALE_LIMIT = 1024
 
@@ -78,41 +63,71 @@ _SPREAD = 32
 
 
 class Scheduler:
-    """The tasks of one client and the managers that run them."""
+    """The tasks of one client and the managers that run them.
 
-    def __init__(self, loss_limit: int, rerun_lost: bool) -> None:
-        self._loss_limit = loss_limit if rerun_lost else 0
-        self._tasks: dict[int, _Task] = {}
-        #: How many tasks can run at once on all managers together, and how many they take in all.
-        self.slots = 0
-        self.limit = 0
-        #: Queued tasks; may hold ids that are no longer queued, which are passed over.
+    Args:
+        loss_limit: how often a task is run again because its node was lost.
+        rerun_lost: False: never.
+        pools: the node pools that managers come from. A task that needs what none of them has is given up when each has
+            shown what its nodes are like.
+        drain_s: so long before a manager's end it gets nothing new (seconds).
+    """
+
+    def __init__(self, loss_limit: int, rerun_lost: bool, pools: Iterable[str] = (), drain_s: float = DRAIN_S) -> None:
+        self._loss_limit = loss_limit
+        self._rerun_lost = rerun_lost
+        self._tasks: dict[int, Task] = {}
+        #: Queued tasks without needs; may hold ids that are no longer queued, which are passed over.
         self._queue: PriorityQueue[int] = PriorityQueue()
         self._queued = 0
         #: Unstarted tasks beyond this id are given up; None: there was no withdrawal.
         self._keep: int | None = None
         #: How many tasks have been cancelled in the queue since it was last swept.
         self._stale = 0
-        self._managers: dict[bytes, _Manager] = {}
-        #: Managers with a free slot, those that only take tasks ahead, and those that take none; in order of service.
-        self._free: OrderedDict[bytes, None] = OrderedDict()
-        self._ahead: OrderedDict[bytes, None] = OrderedDict()
-        self._full: OrderedDict[bytes, None] = OrderedDict()
-        self._free_slots = 0
-        self._asked = 0
-        #: Managers that may have unstarted tasks to give. One that is asked is struck off until it has answered and its
-        #: leases have changed: before that it would give the same answer.
-        self._givers: OrderedDict[bytes, None] = OrderedDict()
+        self._managers = Managers()
+        self._placement = Placement(self._managers, self._tasks, pools)
+        #: When blocks end (seconds, the clock of `now`), and when the next of the managers must be drained.
+        self._block_ends: dict[str, float] = {}
+        self._drain_s = drain_s
+        self._drain_at = math.inf
+        #: Managers that are to be asked for what they have not started, whoever is idle.
+        self._recalls: dict[bytes, None] = {}
+        self._orders_to_kill: list[tuple[bytes, int]] = []
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at once on all managers together."""
+        return self._managers.slots
+
+    @property
+    def limit(self) -> int:
+        """How many tasks the managers take in all."""
+        return self._managers.limit
 
     @property
     def backlog(self) -> int:
-        """How many tasks wait in the queue."""
-        return self._queued
+        """How many tasks wait in the queue and in lines."""
+        return self._queued + self._placement.waiting
 
     @property
     def pending(self) -> int:
         """How many tasks are not finished."""
         return len(self._tasks)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `dispatch` must be called next, whatever happens; None: there is no need."""
+        return None if self._drain_at == math.inf else self._drain_at
+
+    def waiting(self) -> list[tuple[Needs, int]]:
+        """Return how many tasks wait, by what they need; the time in `Needs` is not that of any one of them."""
+        return [(NO_NEEDS, self._queued), *self._placement.waiting_by_needs()]
+
+    def asked(self) -> list[Asked]:
+        """Return what all unfinished tasks ask for, to find out how many blocks there should be."""
+        special = list(self._placement.asked())
+        rest = len(self._tasks) - sum(asked.tasks for asked in special)
+        return [*special, Asked(rest)] if rest else special
 
     def manager_of(self, task: int) -> bytes | None:
         """Return who holds a task; None if nobody does."""
@@ -120,9 +135,9 @@ class Scheduler:
         return known.manager if known is not None else None
 
     def held_by(self, manager: bytes) -> int:
-        """Return how many tasks a manager holds."""
-        known = self._managers.get(manager)
-        return len(known.leases) if known is not None else 0
+        """Return how many tasks a manager holds, those included that run on another and have its node, too."""
+        known = self._managers.by_name.get(manager)
+        return len(known.leases) + len(known.wide) if known is not None else 0
 
     def reruns(self, task: int) -> int:
         """Return how often a task was queued again because its worker or its node was lost."""
@@ -131,9 +146,13 @@ class Scheduler:
 
     # -- tasks --
 
-    def submitted(self, task: int, priority: int, crash_limit: int) -> None:
-        """Queue a task."""
-        known = _Task(priority, crash_limit)
+    def submitted(
+        self, task: int, priority: int, crash_limit: int, needs: Needs | None = None, time_s: float = 0.0
+    ) -> None:
+        """Queue a task; `time_s`: it runs no longer than this (seconds), 0: nobody knows."""
+        known = Task(priority, crash_limit)
+        if needs is not None or time_s:
+            known.special = Special((needs or NO_NEEDS)._replace(time_s=0.0), time_s)
         self._tasks[task] = known
         self._enqueue(task, known)
 
@@ -142,7 +161,7 @@ class Scheduler:
         known = self._tasks.get(task)
         if known is None or known.manager != manager:
             return False
-        self._release(manager, task)
+        self._release(manager, task, known)
         del self._tasks[task]
         return True
 
@@ -154,9 +173,21 @@ class Scheduler:
         known.crashes += 1
         if known.crashes >= known.crash_limit or known.is_killed:
             return False
-        self._release(manager, task)
+        self._release(manager, task, known)
         self._enqueue(task, known, first=True)
         return True
+
+    def recalled(self, manager: bytes, task: int) -> list[Dropped] | None:
+        """A task has ended because we had it ended (see `orders_to_kill`): it runs elsewhere, or is returned.
+
+        None: that is not why it has ended.
+        """
+        known = self._tasks.get(task)
+        if known is None or known.manager != manager or known.special is None or not known.special.is_recalled:
+            return None
+        known.special.is_recalled = False
+        self._release(manager, task, known)
+        return self._lost(task, known)
 
     def cancelled(self, task: int) -> bytes | None:
         """Nobody wants a task any more; returns the manager that must be told, if one holds it."""
@@ -164,10 +195,9 @@ class Scheduler:
         if known is None:
             return None
         if known.manager is None:
-            self._queued -= 1
-            self._note_stale()
+            self._unqueue(known)
         else:
-            self._release(known.manager, task)
+            self._release(known.manager, task, known)
         return known.manager
 
     def kill(self, task: int) -> bytes | None:
@@ -188,16 +218,16 @@ class Scheduler:
 
     def returned(self, manager: bytes, tasks: Iterable[int]) -> list[Dropped]:
         """A manager gives unstarted tasks back; returns those that nobody wants to start any more."""
-        holder = self._managers.get(manager)
+        holder = self._managers.by_name.get(manager)
         if holder is not None:
-            self._asked -= holder.asked
+            self._managers.asked -= holder.asked
             holder.asked = 0
         dropped: list[Dropped] = []
         for task in tasks:
             known = self._tasks.get(task)
             if known is None or known.manager != manager:
                 continue
-            self._release(manager, task)
+            self._release(manager, task, known)
             is_withdrawn = self._keep is not None and task > self._keep
             if known.is_killed or is_withdrawn:
                 del self._tasks[task]
@@ -208,69 +238,184 @@ class Scheduler:
 
     # -- managers --
 
-    def manager_joined(self, manager: bytes, slots: int, limit: int) -> None:
-        """A manager offers its slots."""
-        self._managers[manager] = _Manager(slots, limit)
-        self.slots += slots
-        self.limit += limit
-        self._sort_in(manager)
+    def manager_joined(
+        self, manager: bytes, slots: int, limit: int, pool: str = "", block: str = "", shape: Shape | None = None
+    ) -> None:
+        """A manager offers its slots.
+
+        Args:
+            manager: its name.
+            slots: how many tasks it runs at once.
+            limit: how many it takes in all.
+            pool, block: where it comes from.
+            shape: its node; None: slots of one core.
+        """
+        shape = (shape or Shape(slots))._replace(slots=slots)
+        known = Manager(manager, shape, slots, limit, pool, block, self._block_ends.get(block, math.inf))
+        self._managers.join(known)
+        self._note_end(known)
+        self._placement.seen(pool, shape)
 
     def capacity_changed(self, manager: bytes, slots: int, limit: int) -> None:
         """A manager takes more or fewer tasks than before."""
-        known = self._managers.get(manager)
+        known = self._managers.by_name.get(manager)
         if known is not None:
-            self.slots += slots - known.slots
-            self.limit += limit - known.limit
-            known.slots, known.limit = slots, limit
-            self._sort_in(manager)
+            self._managers.change_capacity(known, slots, limit)
+            if slots:
+                self._placement.seen(known.pool, known.shape)
 
-    def manager_lost(self, manager: bytes) -> list[Dropped]:
-        """A manager is gone; its tasks are queued again, free of charge. Returns those that are not."""
-        known = self._managers.pop(manager, None)
+    def block_ends(self, block: str, at: float) -> None:
+        """The nodes of a block will be taken away at this moment (the clock of `dispatch`)."""
+        self._block_ends[block] = at
+        for manager in self._managers.by_name.values():
+            if manager.block == block:
+                manager.ends_at = at
+                self._note_end(manager)
+
+    def _note_end(self, manager: Manager) -> None:
+        if manager.ends_at == math.inf:
+            return
+        self._drain_at = min(self._drain_at, manager.ends_at - self._drain_s)
+        if not self._placement.heeds_time:
+            self._placement.heeds_time = True
+            self._move_timed_tasks()
+
+    def _move_timed_tasks(self) -> None:
+        """From now on it matters how long a task runs: those that have said so leave the queue."""
+        timed = [task for task in self._queue if self._is_queued(task) and self._tasks[task].special is not None]
+        for task in timed:
+            self._queued -= 1
+            self._enqueue(task, self._tasks[task])
+        moved = set(timed)
+        self._queue.keep(lambda task: task not in moved)
+
+    def manager_lost(self, manager: bytes, *, is_expected: bool = False) -> list[Dropped]:
+        """A manager is gone; its tasks are queued again, free of charge. Returns those that are not.
+
+        Args:
+            manager: its name.
+            is_expected: the batch system took the node away. That does not count as a loss, nor does what happens when
+                its end, as told by `block_ends`, is near.
+        """
+        known = self._managers.leave(manager)
         if known is None:
             return []
-        self.slots -= known.slots
-        self.limit -= known.limit
-        self._free_slots -= known.free_slots
-        self._asked -= known.asked
-        for group in (self._free, self._ahead, self._full, self._givers):
-            group.pop(manager, None)
+        is_expected |= known.is_draining
+        self._placement.lost(known)
         dropped: list[Dropped] = []
-        for task in reversed(known.leases):
+        for task in reversed([*known.leases, *known.wide]):
             held = self._tasks[task]
-            held.losses += 1
-            if held.is_killed or held.losses > self._loss_limit:
-                del self._tasks[task]
-                dropped.append(Dropped(task, Reason.KILLED if held.is_killed else Reason.LOST))
-            else:
-                self._enqueue(task, held, first=True)
+            held.losses += not is_expected
+            if held.manager == manager:
+                self._release(manager, task, held)
+                dropped += self._lost(task, held)
+            elif held.special is not None and not held.special.is_recalled:
+                # It runs on another node, and had this one, too: without it, it cannot go on.
+                held.special.is_recalled = True
+                assert held.manager is not None
+                self._orders_to_kill.append((held.manager, task))
         return dropped
+
+    def _lost(self, task: int, known: Task) -> list[Dropped]:
+        if self._rerun_lost and not known.is_killed and known.losses <= self._loss_limit:
+            self._enqueue(task, known, first=True)
+            return []
+        del self._tasks[task]
+        return [Dropped(task, Reason.KILLED if known.is_killed else Reason.LOST)]
+
+    def orders_to_kill(self) -> list[tuple[bytes, int]]:
+        """Return the managers that must end a task, and which: the task has lost another of its nodes."""
+        orders, self._orders_to_kill = self._orders_to_kill, []
+        return orders
+
+    def company_of(self, task: int) -> tuple[bytes, ...]:
+        """Return the managers whose nodes a leased task has, the one that runs it first."""
+        known = self._tasks[task]
+        assert known.manager is not None
+        return (known.manager, *(known.special.company if known.special is not None else ()))
 
     # -- decisions --
 
-    def dispatch(self) -> list[Batch]:
-        """Lease queued tasks: first to free slots, evenly over some managers at a time, then ahead."""
+    def dispatch(self, now: float = 0.0) -> list[Batch]:
+        """Lease queued tasks: first to free slots, evenly over some managers at a time, then ahead.
+
+        Args:
+            now: the clock of `block_ends`; it does not matter as long as no block has an end.
+        """
+        if now >= self._drain_at:
+            self._drain(now)
         batches: dict[bytes, list[int]] = {}
-        self._serve(self._free, batches, ahead=False)
-        self._serve(self._ahead, batches, ahead=True)
+        has_lines = bool(self._placement.waiting)
+        if has_lines:
+            self._serve_lines(batches, now, ahead=False)
+        self._serve(self._managers.free, batches, ahead=False)
+        if has_lines:
+            self._serve_lines(batches, now, ahead=True)
+        self._serve(self._managers.ahead, batches, ahead=True)
         return [Batch(manager, tasks) for manager, tasks in batches.items()]
 
+    @property
+    def has_requests(self) -> bool:
+        """Whether `share` has something to say although there is only one manager."""
+        return bool(self._recalls or self._placement.recalls)
+
     def share(self) -> list[Request]:
-        """Ask managers that hold unstarted tasks for some of them, when others have nothing to do."""
-        wanted = self._free_slots - self._asked
+        """Ask managers that hold unstarted tasks for some of them, when others have nothing to do.
+
+        And ask those for all of them that are kept free for a wide task, or are about to end.
+        """
+        requests = self._recall() if self.has_requests else []
+        wanted = self._managers.free_slots - self._managers.asked
         if self._queued or wanted <= 0:
-            return []
-        requests: list[Request] = []
-        while wanted > 0 and self._givers:
-            name, _ = self._givers.popitem(last=False)
-            manager = self._managers[name]
+            return requests
+        givers = self._managers.givers
+        while wanted > 0 and givers:
+            name, _ = givers.popitem(last=False)
+            manager = self._managers.by_name[name]
             spare = len(manager.leases) - manager.slots
-            if spare > 0:
-                manager.asked = min(spare, wanted)
-                self._asked += manager.asked
-                wanted -= manager.asked
-                requests.append(Request(name, manager.asked))
+            if manager.tied:
+                # It gives the newest, whatever they are: so it is asked for all, if there is one of use among them.
+                if spare > len(manager.tied):
+                    wanted -= self._ask(manager, spare, requests)
+            elif spare > 0:
+                wanted -= self._ask(manager, min(spare, wanted), requests)
         return requests
+
+    def _recall(self) -> list[Request]:
+        requests: list[Request] = []
+        names, self._recalls = [*self._recalls, *self._placement.take_recalls()], {}
+        for name in names:
+            manager = self._managers.by_name.get(name)
+            if manager is None or not manager.leases:
+                continue
+            if manager.asked:
+                self._recalls[name] = None  # when it has answered
+            else:
+                self._ask(manager, len(manager.leases), requests)
+        return requests
+
+    def _ask(self, manager: Manager, count: int, requests: list[Request]) -> int:
+        self._managers.givers.pop(manager.name, None)
+        manager.asked = count
+        self._managers.asked += count
+        requests.append(Request(manager.name, count))
+        return count
+
+    @property
+    def has_unavailable(self) -> bool:
+        """Whether `unavailable` returns any."""
+        return self._placement.has_hopeless
+
+    def unavailable(self) -> list[Dropped]:
+        """Return the tasks that no node could ever run, now given up."""
+        tasks = self._placement.take_hopeless()
+        for task in tasks:
+            self._unqueue(self._tasks.pop(task))
+        return [Dropped(task, Reason.UNAVAILABLE) for task in tasks]
+
+    def offered(self) -> str:
+        """Say what nodes there are, for those whose tasks are unavailable."""
+        return self._placement.offered()
 
     # -- how --
 
@@ -282,7 +427,7 @@ class Scheduler:
                     return
 
     def _lease_to(self, name: bytes, fair: int, batches: dict[bytes, list[int]], *, ahead: bool) -> None:
-        manager = self._managers[name]
+        manager = self._managers.by_name[name]
         room = (manager.limit if ahead else manager.slots) - len(manager.leases)
         tasks = batches.setdefault(name, [])
         for _ in range(min(room, fair)):
@@ -290,34 +435,83 @@ class Scheduler:
             self._tasks[task].manager = name
             manager.leases[task] = None
             tasks.append(task)
-        self._sort_in(name)
+        self._managers.sort_in(manager)
 
-    def _sort_in(self, name: bytes) -> None:
-        """Put a manager where it belongs by the room that it has."""
-        manager = self._managers[name]
-        held = len(manager.leases)
-        free_slots = max(0, manager.slots - held)
-        self._free_slots += free_slots - manager.free_slots
-        manager.free_slots = free_slots
-        if held > manager.slots and not manager.asked:
-            self._givers[name] = None
-        belongs = self._free if held < manager.slots else self._ahead if held < manager.limit else self._full
-        if name in belongs:
-            return
-        for group in (self._free, self._ahead, self._full):
-            group.pop(name, None)
-        belongs[name] = None
+    def _serve_lines(self, batches: dict[bytes, list[int]], now: float, *, ahead: bool) -> None:
+        """Lease tasks of lines, and of the queue what comes before them, in the order of service.
 
-    def _release(self, manager: bytes, task: int) -> None:
-        known = self._managers.get(manager)
-        if known is not None:
-            known.leases.pop(task, None)
-            self._sort_in(manager)
+        It ends with the last task of a line that can be leased; what is then left in the queue is leased in bulk.
+        """
+        heads = self._placement.heads(narrow_only=ahead)
+        is_full = False
+        while heads:
+            turn, line = heads[0]
+            if self._queued and not is_full and (plain := self._plain_head()) < turn:
+                name = self._placement.next_in_turn(-plain[0], ahead=ahead)
+                if name is not None:
+                    self._lease_to_one(name, batches)
+                    continue
+                is_full = True
+            heapq.heappop(heads)
+            if is_full and not line.reserved:
+                continue  # what is in the queue comes before it, and will be leased first
+            leased = self._placement.lease(line, now, ahead=ahead)
+            if leased is not None:
+                batches.setdefault(leased[0], []).append(leased[1])
+                if line.queued:
+                    heapq.heappush(heads, (self._placement.turn(line), line))
 
-    def _enqueue(self, task: int, known: _Task, first: bool = False) -> None:
+    def _lease_to_one(self, name: bytes, batches: dict[bytes, list[int]]) -> None:
+        manager = self._managers.by_name[name]
+        task = self._dequeue()
+        self._tasks[task].manager = name
+        manager.leases[task] = None
+        batches.setdefault(name, []).append(task)
+        self._managers.sort_in(manager)
+
+    def _plain_head(self) -> tuple[int, int]:
+        """Return the place of the next task of the queue in the order of service; only called while there is one."""
+        while not self._is_queued((head := self._queue.peek())[1]):
+            self._queue.pop()
+        return -head[0], head[1]
+
+    def _drain(self, now: float) -> None:
+        """Give nothing new to managers whose end is near, and ask for what they have not started."""
+        self._drain_at = math.inf
+        for manager in self._managers.by_name.values():
+            if manager.is_draining or manager.ends_at == math.inf:
+                continue
+            if now < manager.ends_at - self._drain_s:
+                self._drain_at = min(self._drain_at, manager.ends_at - self._drain_s)
+                continue
+            manager.is_draining = True
+            self._managers.resize(manager)
+            self._recalls[manager.name] = None
+
+    def _release(self, name: bytes, task: int, known: Task) -> None:
+        manager = self._managers.by_name.get(name)
+        if manager is not None and manager.leases.pop(task, 0) is None:
+            if manager.tied:
+                manager.tied.discard(task)
+            self._managers.sort_in(manager)
+        elif known.special is not None:
+            self._placement.release(name, task, known.special)
+
+    def _enqueue(self, task: int, known: Task, first: bool = False) -> None:
         known.manager = None
+        if known.special is not None and self._placement.wants(known.special):
+            self._placement.enqueue(task, known.priority, known.special, first=first)
+            return
         self._queue.push(task, known.priority, first=first)
         self._queued += 1
+
+    def _unqueue(self, known: Task) -> None:
+        """A queued task is not to be leased any more."""
+        if known.special is not None and known.special.line is not None:
+            self._placement.forget(known.special)
+        else:
+            self._queued -= 1
+            self._note_stale()
 
     def _dequeue(self) -> int:
         """Return the next task; only called while there is one."""

@@ -100,9 +100,9 @@ class ForkServer:
 
     def _obey(self, message: StartWorker | EndWorker, descriptors: list[int]) -> None:
         match message:
-            case StartWorker(worker=number):
+            case StartWorker():
                 try:
-                    self._start_worker(number, descriptors)
+                    self._start_worker(message, descriptors)
                 finally:
                     for descriptor in descriptors:
                         os.close(descriptor)
@@ -113,25 +113,28 @@ class ForkServer:
                     else:
                         sessions.signal_process(pid, number_of_signal)
 
-    def _start_worker(self, number: int, descriptors: list[int]) -> None:
-        fork_server = os.getpid()
+    def _start_worker(self, order: StartWorker, descriptors: list[int]) -> None:
+        fork_server, number = os.getpid(), order.worker
         try:
             pid = os.fork()
         except OSError as error:  # the system has no room for another process
             self._say(WorkerNotStarted(number, str(error)))
             return
         if pid == 0:
-            self._become_worker(fork_server, number, *descriptors)
+            self._become_worker(fork_server, order, *descriptors)
         self._workers[pid] = number
         self._say(WorkerStarted(number, pid))
 
-    def _become_worker(self, fork_server: int, number: int, calls: int, link: int, stderr: int) -> None:
+    def _become_worker(self, fork_server: int, order: StartWorker, calls: int, link: int, stderr: int) -> None:
         """Turn this fresh fork into a worker; never returns."""
+        number = order.worker
         try:
             os.setsid()
             sessions.die_with(fork_server)
             worker.forget_fork_server()
             os.dup2(stderr, 2)
+            os.environ.update(order.environment)
+            _bind(order.cores)
             for descriptor in (stderr, self._census, self._wake_read, self._wake_write, self._channel.fileno()):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -167,6 +170,15 @@ class ForkServer:
         oom_kills = _oom_kills()
         out_of_memory, self._oom_kills = oom_kills > self._oom_kills, oom_kills
         self._say(WorkerEnded(number, os.waitstatus_to_exitcode(status), out_of_memory))
+
+
+def _bind(cores: tuple[int, ...]) -> None:
+    """Bind this process to cores, where there is such a thing: not on macOS."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(0, cores)
+        except OSError as error:  # the batch system has taken some of them away since the manager has looked
+            sys.stderr.write(f"hpcpool: a worker cannot be bound to cores {cores}: {error}\n")
 
 
 def _name_process(name: str) -> None:

@@ -48,9 +48,11 @@ class ForkServerHandle:
         """Return the descriptor that is readable when there is something to hear."""
         return self._channel.fileno()
 
-    def start_worker(self, number: int, ends: tuple[int, int, int]) -> None:
-        """Have a worker started with its ends of calls, link and stderr."""
-        self._say(StartWorker(number), ends)
+    def start_worker(
+        self, number: int, ends: tuple[int, int, int], cores: tuple[int, ...], environment: dict[str, str]
+    ) -> None:
+        """Have a worker started with its ends of calls, link and stderr, bound to cores, and with more environment."""
+        self._say(StartWorker(number, cores, environment), ends)
 
     def end_worker(self, number: int, signal_number: int, *, session: bool) -> None:
         """Have a signal sent to a worker; `session`: kill it with all that its call has started."""

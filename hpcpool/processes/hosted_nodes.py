@@ -115,6 +115,8 @@ class HostedNodes:
         del self._hosted[name]
         code = manager.close()
         reason = f"its fork server ended: {how_it_ended(code)}" if manager.has_failed else "ended"
+        if manager.refusal:
+            reason = f"it was refused: {manager.refusal}"
         self._lose(name, reason)
         state = JobState.FAILED if manager.has_failed else JobState.ENDED
         order.settle(JobStatus(state, reason=reason, stderr_tail=tail_of(order.request.stderr)))

@@ -21,6 +21,7 @@ from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import BlockOver
+from hpcpool.core.needs import Shape
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.core.silence import Silence
 from hpcpool.processes import sessions
@@ -35,6 +36,7 @@ from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.outbox import Outbox
+from hpcpool.processes.registrar import TooSmall, ending, needs_of, pool_of, welcome_of
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
@@ -54,6 +56,7 @@ from hpcpool.wire.messages import (
     Kill,
     MessageError,
     NodeGone,
+    Nodes,
     NodeState,
     Outcome,
     Place,
@@ -67,7 +70,6 @@ from hpcpool.wire.messages import (
     Stop,
     Task,
     Warn,
-    Welcome,
     Withdraw,
     Withdrawn,
     deal_frames,
@@ -110,6 +112,8 @@ class _Manager:
     proved: str | None = None
     registered: bool = False
     slots: int = 0
+    #: How its node is divided; None: it has not registered.
+    shape: Shape | None = None
 
 
 class Interchange:
@@ -121,7 +125,8 @@ class Interchange:
             self._config = Config.from_json(file.read())
         self._lock = run_directory.hold(directory)
         self._hello = hello()
-        self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost)
+        pools = [pool.name for pool in self._config.node_pools]
+        self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost, pools)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._managers: dict[bytes, _Manager] = {}
         #: The blocks that peers have proved to be of, before they have said a word.
@@ -175,7 +180,8 @@ class Interchange:
 
     def _patience_s(self) -> float | None:
         now = time.monotonic()
-        waits = [max(0.0, at - now) for at in (self._hosted.step_at, self._entrance.step_at) if at is not None]
+        moments = (self._hosted.step_at, self._entrance.step_at, self._scheduler.wake_at)
+        waits = [max(0.0, at - now) for at in moments if at is not None]
         if len(self._silence):
             waits.append(self._config.heartbeat_period_s)
         if (period_s := self._blocks.watch.period_s) is not None:
@@ -195,7 +201,8 @@ class Interchange:
             for message, its_frames in batch:
                 if type(message) is Task:
                     self._tasks[message.id] = (message, its_frames)
-                    self._scheduler.submitted(message.id, message.priority, message.crash_limit)
+                    wants = (None, message.timeout_s) if message.needs is None else needs_of(message)
+                    self._scheduler.submitted(message.id, message.priority, message.crash_limit, *wants)
                 else:
                     self._on_client(message)
         if not is_open:
@@ -260,16 +267,11 @@ class Interchange:
     def _end(self, dropped: list[Dropped], text: str = "", host: str = "") -> None:
         """Tell the client of tasks that end without an outcome; `text` says how those were lost that are."""
         for task, reason in dropped:
-            match reason:
-                case Reason.WITHDRAWN:
-                    self._withdrawn([task])
-                    continue
-                case Reason.KILLED:
-                    outcome = Outcome(task, Status.KILLED, host=host)
-                case Reason.LOST:
-                    outcome = Outcome(task, Status.LOST, text.encode(), host=host)
-            del self._tasks[task]
-            self._outbox.put(outcome)
+            if reason is Reason.WITHDRAWN:
+                self._withdrawn([task])
+            else:
+                message, _ = self._tasks.pop(task)
+                self._outbox.put(ending(message, reason, text, host, self._scheduler))
 
     def _withdrawn(self, tasks: list[int]) -> None:
         for task in tasks:
@@ -336,8 +338,12 @@ class Interchange:
 
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
         self._released([outcome.id])
-        if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
-            return  # it is allowed to try again
+        if outcome.status in (Status.CRASHED, Status.KILLED):
+            if (dropped := self._scheduler.recalled(name, outcome.id)) is not None:
+                self._end(dropped, "one of its nodes was lost", outcome.host)
+                return
+            if outcome.status == Status.CRASHED and self._scheduler.crashed(name, outcome.id):
+                return  # it is allowed to try again
         reruns = self._scheduler.reruns(outcome.id)
         if self._scheduler.finished(name, outcome.id):
             if reruns:
@@ -399,17 +405,13 @@ class Interchange:
             self._drop(name, f"it has the key of block {manager.proved}, and says that it is of {message.block}")
             return
         manager.block = message.block
-        pool = next((pool for pool in self._config.node_pools if pool.name == message.block.rpartition("-")[0]), None)
-        workers = self._setup.workers or (pool.workers_per_node if pool is not None else None) or 0
-        setup = self._setup
-        welcome = Welcome(
-            workers,
-            setup.start_method,
-            setup.max_tasks_per_child,
-            setup.setup,
-            self._config.heartbeat_period_s,
-            self._config.heartbeat_timeout_s,
-        )
+        try:
+            welcome, manager.shape = welcome_of(self._config, self._setup, message)
+        except TooSmall as error:
+            log.error("block=%s manager=%s:%d refused: %s", message.block, message.host, message.pid, error)
+            self._outbox.put(Warn(f"a manager was refused: {error}"))
+            self._tell(name, [Refused(str(error))])
+            return
         self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
         log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
 
@@ -425,7 +427,8 @@ class Interchange:
         else:
             manager.registered = True
             self._carrier.joined(name, is_far=manager.proved is not None)
-            self._scheduler.manager_joined(name, slots, limit)
+            pool = pool_of(self._config, manager.block).name
+            self._scheduler.manager_joined(name, slots, limit, pool, manager.block, manager.shape)
             self._blocks.watch.came(manager.block, name, slots)
 
     def _send_off(self, name: bytes) -> None:
@@ -447,6 +450,8 @@ class Interchange:
         dropped = self._scheduler.manager_lost(name)
         is_expected = self._stopping or self._blocks.watch.is_leaving(manager.block)
         self._blocks.watch.went(manager.block, name)
+        for other, task in self._scheduler.orders_to_kill():
+            self._tell(other, [Kill(task)])
         log.log(
             logging.INFO if is_expected else logging.ERROR,
             "block=%s manager=%s:%d lost: %s",
@@ -474,10 +479,12 @@ class Interchange:
     def _dispatch(self) -> None:
         if self._stopping:
             return
-        if self._scheduler.backlog:
-            for name, tasks in self._scheduler.dispatch():
+        if self._scheduler.has_unavailable:
+            self._end(self._scheduler.unavailable())
+        if self._scheduler.backlog or self._scheduler.wake_at is not None:
+            for name, tasks in self._scheduler.dispatch(time.monotonic()):
                 self._send_tasks(name, tasks)
-        elif len(self._managers) > 1:
+        if len(self._managers) > 1 or self._scheduler.has_requests:
             for name, count in self._scheduler.share():
                 self._tell(name, [GiveBack(count)])
         self._blocks.watch.call_for_blocks()
@@ -488,6 +495,8 @@ class Interchange:
         self._blocks.watch.used.add(name)
         for task_id in ids:
             task, frames = self._tasks[task_id]
+            if task.needs is not None and len(company := self._scheduler.company_of(task_id)) > 1:
+                messages.append(Nodes(task_id, [self._managers[other].hello.host for other in company]))
             if task.blobs or task.layout:
                 for message, its_frames in self._carrier.leased(name, task):
                     messages.append(message)

@@ -22,10 +22,12 @@ from hpcpool.core import orders
 from hpcpool.core.node import Node
 from hpcpool.processes.blob_files import BlobFiles, write_file
 from hpcpool.processes.connection import node_prefix
-from hpcpool.processes.cores import usable_cores
+from hpcpool.processes.cores import usable_core_numbers, usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.long_runs import LongRuns
+from hpcpool.processes.memory import usable_memory_bytes
+from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY, segment_maker
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
@@ -42,6 +44,7 @@ from hpcpool.wire.messages import (
     Forget,
     GiveBack,
     Kill,
+    Nodes,
     Outcome,
     Place,
     Refused,
@@ -107,14 +110,18 @@ class Manager:
         self._host = socket.gethostname()
         #: True when it leaves because its node cannot go on.
         self.has_failed = False
+        #: Why the interchange does not want it; "": it does.
+        self.refusal = ""
         self._run_directory = run_directory
         #: The fork server has answered. Before, no capacity is announced: this node may not be able to run anything.
         self._can_start_workers = False
         self._node: Node | None = None
+        self._slots: SlotTable | None = None
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._long_runs = LongRuns()
         self._workers: dict[int, WorkerHandle] = {}
-        self._out: list[Any] = [hello(), Register(block, self._host, os.getpid(), usable_cores())]
+        register = Register(block, self._host, os.getpid(), usable_cores(), usable_memory_bytes())
+        self._out: list[Any] = [hello(), register]
         self._out_frames: list[Any] = []
         self._announced_capacity = (0, 0)
         self._refill = False
@@ -192,6 +199,7 @@ class Manager:
     def hear(self, batch: Iterable[tuple[ToManager, list[Any]]]) -> None:
         """Take messages of the interchange, each with its frames."""
         arrived: list[tuple[int, float]] = []
+        widths: dict[int, int] = {}
         for message, its_frames in batch:
             if type(message) is Task:
                 if message.blobs and (lacks := self._blobs.write(message.blobs)) is not None:
@@ -199,12 +207,14 @@ class Manager:
                     continue
                 self._tasks[message.id] = (message, its_frames)
                 arrived.append((message.id, message.timeout_s))
+                if message.needs is not None and self._slots is not None and (width := self._slots.width_of(message)):
+                    widths[message.id] = width
             elif type(message) is Place:
                 self._keep(message, its_frames)
             else:
-                arrived = self._arrive(arrived)
+                arrived = self._arrive(arrived, widths)
                 self._on_message(message)
-        self._arrive(arrived)
+        self._arrive(arrived, widths)
 
     def _keep(self, message: Place, frames: list[Any]) -> None:
         """Keep a segment of the client's."""
@@ -213,11 +223,11 @@ class Manager:
         except (OSError, ValueError) as error:  # the tasks that open it fail, and say so, too
             log.error("block=%s an argument cannot be kept: %s", self._block, error)
 
-    def _arrive(self, arrived: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    def _arrive(self, arrived: list[tuple[int, float]], widths: dict[int, int]) -> list[tuple[int, float]]:
         if arrived and self._node is not None:
             # What is announced only (see `wire.link`) cannot be taken back, so it must not wait behind another task.
             alone = [task for task, _ in arrived if is_announced(*self._tasks[task])]
-            self._obey(self._node.arrived(arrived, time.monotonic(), alone))
+            self._obey(self._node.arrived(arrived, time.monotonic(), alone, widths))
         return []
 
     def _on_message(self, message: ToManager) -> None:
@@ -226,13 +236,10 @@ class Manager:
                 self._welcome(message)
             case Refused(reason=reason):
                 log.error("block=%s refused: %s", self._block, reason)
+                self.has_failed, self.refusal = True, reason
                 self.leave(signal.SIGKILL)
-            case Define(key=key, data=data):
-                self._blobs.define(key, data)
-            case Forget(key=key):
-                self._blobs.forget(key)
-            case Drop(paths=paths):
-                segments.drop(self._run_directory, paths)
+            case Define() | Forget() | Drop() | Nodes():
+                self._note(message)
             case Stop(signal=number):
                 self.leave(number)
             case Cancel(id=task) if self._node is not None:
@@ -251,6 +258,18 @@ class Manager:
             case GiveBack(count=count) if self._node is not None:
                 self._hand_back(self._node.give_back(count))
 
+    def _note(self, message: Define | Forget | Drop | Nodes) -> None:
+        """Take what tasks need besides themselves, or let go of it."""
+        match message:
+            case Define(key=key, data=data):
+                self._blobs.define(key, data)
+            case Forget(key=key):
+                self._blobs.forget(key)
+            case Drop(paths=paths):
+                segments.drop(self._run_directory, paths)
+            case Nodes() if self._slots is not None:
+                self._slots.note_nodes(message, self._tasks)
+
     def _hand_back(self, returned: list[int]) -> None:
         for task in returned:
             del self._tasks[task]
@@ -267,9 +286,9 @@ class Manager:
             self._send(Broken(f"{self._host} cannot keep what its workers need: {error}"))
             self.leave(signal.SIGKILL)
             return
-        slots = message.workers or usable_cores()
-        self._node = Node(slots, message.max_tasks_per_child or None)
-        log.info("block=%s welcome slots=%d", self._block, slots)
+        self._slots = SlotTable(message, self._host, usable_core_numbers(), os.environ)
+        self._node = Node(self._slots.shape.slots, message.max_tasks_per_child or None)
+        log.info("block=%s welcome: %s", self._block, self._slots.shape)
         self._obey(self._node.warm_up())
 
     # -- orders of the node --
@@ -283,6 +302,8 @@ class Manager:
                     self._give(worker, task)
                 case orders.StartWorker(worker):
                     self._start_worker(worker)
+                case orders.StartWideWorker(worker, task):
+                    self._start_worker(worker, task)
                 case orders.TakeBack(worker):
                     self._take_back(worker)
                 case orders.EndWorker(worker):
@@ -315,14 +336,19 @@ class Manager:
 
     # -- workers --
 
-    def _start_worker(self, number: int) -> None:
+    def _start_worker(self, number: int, task: int | None = None) -> None:
+        """Start a worker, of `task` alone if one is named."""
+        assert self._node is not None
+        assert self._slots is not None
+        slots = self._node.slots_of(number)
+        gear = self._slots.gear(slots) if task is None else self._slots.own_gear(slots, self._tasks[task][0])
         try:
             handle = WorkerHandle(number)
         except OSError as error:  # too many open files
             self._not_started(number, str(error))
             return
         self._workers[number] = handle
-        self._fork_server.start_worker(number, handle.worker_ends)
+        self._fork_server.start_worker(number, handle.worker_ends, *gear)
         handle.handed_over()
         self._loop.add(handle.link, functools.partial(self._on_link, handle))
         self._loop.add(handle.stderr, functools.partial(self._on_stderr, handle))

@@ -7,7 +7,16 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
-from hpcpool.errors import BrokenPool, DependencyError, NodeLost, TaskKilled, TaskTimeout, WorkerCrashed, signal_name
+from hpcpool.errors import (
+    BrokenPool,
+    DependencyError,
+    NodeLost,
+    ResourcesUnavailable,
+    TaskKilled,
+    TaskTimeout,
+    WorkerCrashed,
+    signal_name,
+)
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import Ticket
 from hpcpool.wire.failures import (
@@ -30,7 +39,7 @@ _GAP = "…"
 def failure(outcome: Outcome, payloads: list[Payload], name: str, timeout_s: float) -> Opener:
     """Open what a failed call left behind; `timeout_s` is the limit that it had."""
 
-    lost = outcome.data.decode(errors="replace") if outcome.status == Status.LOST else ""
+    text = outcome.data.decode(errors="replace") if outcome.status in (Status.LOST, Status.UNAVAILABLE) else ""
 
     def opener() -> tuple[Any, BaseException | None]:
         match outcome.status:
@@ -45,7 +54,9 @@ def failure(outcome: Outcome, payloads: list[Payload], name: str, timeout_s: flo
             case Status.KILLED:
                 return None, _killed_error(name)
             case Status.LOST:
-                return None, NodeLost(f"{name}: {lost}")
+                return None, NodeLost(f"{name}: {text}")
+            case Status.UNAVAILABLE:
+                return None, ResourcesUnavailable(f"{name} {text}")
             case _:
                 return None, _crash_error(outcome, name)
 

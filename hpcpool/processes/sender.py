@@ -134,6 +134,7 @@ class Sender:
             options.priority,
             options.timeout_s,
             options.crash_limit or self._crash_limit,
+            options.needs,
         )
         size = 1 + len(packed.data)
         if frames:

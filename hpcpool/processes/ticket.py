@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
+from hpcpool.core.needs import Needs
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.wire.functions import Blob
 from hpcpool.wire.packing import Payload
@@ -25,6 +26,8 @@ class CallOptions(NamedTuple):
     #: 0: as the configuration says.
     crash_limit: int = 0
     name: str = ""
+    #: None: nothing in particular.
+    needs: Needs | None = None
 
 
 class Ticket:

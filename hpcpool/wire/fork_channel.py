@@ -9,8 +9,8 @@ import msgspec
 
 from hpcpool.wire.link import CALLS_TYPE
 
-#: The longest message; all are far below.
-_BYTES = 4096
+#: The longest message; all are far below. A worker's environment may name the thousands of nodes that its call has.
+_BYTES = 128 * 1024
 
 
 class _Struct(msgspec.Struct, array_like=True):
@@ -21,6 +21,10 @@ class StartWorker(_Struct, tag=1):
     """Start a worker; its ends of *calls*, of the link and of its stderr pipe come alongside."""
 
     worker: int
+    #: The cores that it is bound to; (): it is not.
+    cores: tuple[int, ...] = ()
+    #: Added to its environment.
+    environment: dict[str, str] = {}
 
 
 class EndWorker(_Struct, tag=2):

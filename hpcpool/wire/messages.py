@@ -14,11 +14,16 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 #: Raised whenever a message changes shape; peers with another number are refused.
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 class Struct(msgspec.Struct, array_like=True, frozen=False, gc=False):
     """Base of all messages: encoded as an array, not tracked by the garbage collector."""
+
+
+#: The fields of `core.needs.Needs` and of `core.needs.Shape`.
+Needs = tuple[int, int, int, int, int, str, float]
+Shape = tuple[int, int, int, int, int]
 
 
 class Task(Struct, tag=1):
@@ -38,6 +43,8 @@ class Task(Struct, tag=1):
     timeout_s: float = 0.0
     #: The call fails for good when it has killed this many workers.
     crash_limit: int = 1
+    #: What it needs; None: nothing in particular, as most.
+    needs: Needs | None = None
 
 
 class Status(IntEnum):
@@ -54,6 +61,8 @@ class Status(IntEnum):
     KILLED = 5
     #: The node vanished and the task may not run again.
     LOST = 6
+    #: No node has what the call needs.
+    UNAVAILABLE = 7
 
 
 class Crash(Struct):
@@ -105,6 +114,7 @@ class Register(Struct, tag=11):
     host: str
     pid: int
     cores: int
+    memory_bytes: int = 0
 
 
 class Welcome(Struct, tag=12):
@@ -117,6 +127,14 @@ class Welcome(Struct, tag=12):
     setup: bytes
     heartbeat_period_s: float
     heartbeat_timeout_s: float
+    #: How the node is divided into slots; None: slots of one core.
+    shape: Shape | None = None
+    #: How many there are, or their ids; those of one text stay together.
+    accelerators: int | tuple[str, ...] = 0
+    #: How workers are bound to cores: see `core.slots.divide`.
+    affinity: str = "none"
+    #: Workers tell libraries to start as many threads as the slot has cores.
+    limits_threads: bool = False
 
 
 class Refused(Struct, tag=13):
@@ -320,11 +338,31 @@ class Expect(Struct, tag=43):
     slots: int
 
 
+class Nodes(Struct, tag=32):
+    """A task of several nodes has these; sent to the manager that runs it, before the task."""
+
+    id: int
+    hosts: list[str]
+
+
 FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop | AskStatus | Scale | Expect
 ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone | StatusReport
 FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place
 ToManager = (
-    Welcome | Refused | Task | Define | Forget | Cancel | Kill | GiveBack | Withdraw | Stop | Heartbeat | Place | Drop
+    Welcome
+    | Refused
+    | Task
+    | Define
+    | Forget
+    | Cancel
+    | Kill
+    | GiveBack
+    | Withdraw
+    | Stop
+    | Heartbeat
+    | Place
+    | Drop
+    | Nodes
 )
 
 T = TypeVar("T")

@@ -22,6 +22,7 @@ from hpcpool.core.orders import (
     Order,
     ReportStarted,
     RetireWorker,
+    StartWideWorker,
     StartWorker,
     TakeBack,
 )
@@ -42,6 +43,8 @@ class Fate:
     run_s: float
     timeout_s: float = 0.0
     alone: bool = False
+    #: How many slots it takes, with a worker of its own; 0: it runs in any worker.
+    width: int = 0
     #: It kills its worker in the middle.
     crashes: bool = False
     ends: list[str] = field(default_factory=list)
@@ -61,6 +64,9 @@ class Fate:
 @dataclass(eq=False)
 class FakeWorker:
     number: int
+    slots: tuple[int, ...] = ()
+    #: The only task that it may be given; None: any that is not wide.
+    own: int | None = None
     ready: bool = False
     unread: deque[int] = field(default_factory=deque)
     running: int | None = None
@@ -106,7 +112,8 @@ class SimulatedNode:
             self.fates[fate.task] = fate
             self.here.add(fate.task)
         alone = [fate.task for fate in new if fate.alone]
-        self.obey(self.node.arrived([(fate.task, fate.timeout_s) for fate in new], self.now, alone))
+        widths = {fate.task: fate.width for fate in new if fate.width}
+        self.obey(self.node.arrived([(fate.task, fate.timeout_s) for fate in new], self.now, alone, widths))
         self.judge()
 
     def cancel(self, task: int) -> None:
@@ -181,6 +188,9 @@ class SimulatedNode:
             match order:
                 case StartWorker(number):
                     self._start(number)
+                case StartWideWorker(number, task):
+                    assert len(self.node.slots_of(number)) == self.fates[task].width
+                    self._start(number, task)
                 case Give(number, task):
                     self._give(self.workers[number], task)
                 case TakeBack(number):
@@ -212,8 +222,8 @@ class SimulatedNode:
             self._end(task, "returned")
             self.here.discard(task)
 
-    def _start(self, number: int) -> None:
-        worker = self.workers[number] = FakeWorker(number)
+    def _start(self, number: int, own: int | None = None) -> None:
+        worker = self.workers[number] = FakeWorker(number, self.node.slots_of(number), own)
         delay_s = self._random.choice([0.001, 0.01, 0.03])
         if self.failing_starts:
             self.failing_starts -= 1
@@ -235,6 +245,7 @@ class SimulatedNode:
         assert not worker.doomed, "given to a worker that is being ended"
         assert not worker.retired, "given to a worker that leaves"
         assert not fate.alone or worker.is_idle, "a large task behind another one"
+        assert worker.own == (task if fate.width else None), "in another one's worker"
         worker.unread.append(task)
         if worker.running is None:
             self._later(self._random.uniform(0, DELAY_S), lambda: self._read(worker))
@@ -296,9 +307,10 @@ class SimulatedNode:
 
     def _retire(self, worker: FakeWorker) -> None:
         assert worker.is_idle, "told to leave with work in hand"
-        assert any(w.ready and not w.doomed and not w.retired and w is not worker for w in self.workers.values())
         worker.retired = True
-        self.retired_after.append(worker.reads)
+        if worker.own is None:
+            assert any(w.ready and not w.doomed and not w.retired and w is not worker for w in self.workers.values())
+            self.retired_after.append(worker.reads)
         if self._random.random() < 0.9:  # or its exit handlers never end
             self._later(self._random.choice([0.001, 0.05]), lambda: self._die(worker))
 
@@ -343,16 +355,28 @@ class SimulatedNode:
 
     def judge(self) -> None:
         running = [worker for worker in self.workers.values() if worker.running is not None]
-        assert len(running) <= self.slots, "more calls run than there are slots"
+        self._judge_slots(running)
         for worker in running:
             self._judge_running(worker)
         for worker in self.workers.values():
+            if worker.own is not None:
+                assert worker.reads <= 1
+                continue
             assert self.max_tasks is None or worker.reads <= self.max_tasks
             assert not worker.retired or worker.reads == self.max_tasks
         self._judge_work_is_not_kept_waiting()
         self._judge_books()
-        alive = [w for w in self.workers.values() if not w.doomed and not w.retired]
+        alive = [w for w in self.workers.values() if not w.doomed and not w.retired and w.own is None]
         assert len(alive) <= self.slots if self.max_tasks is None else len(alive) <= 3 * self.slots
+
+    def _judge_slots(self, running: list[FakeWorker]) -> None:
+        wide = [worker for worker in self.workers.values() if worker.own is not None]
+        narrow = [worker for worker in running if worker.own is None]
+        blocked = [slot for worker in wide for slot in worker.slots]
+        assert len(blocked) == len(set(blocked)), "two wide calls on one slot"
+        assert len(narrow) + len(blocked) <= self.slots, "more slots are in use than there are"
+        assert not any(slot in blocked for worker in narrow for slot in worker.slots), "a slot of a wide call is used"
+        assert self.max_tasks is not None or len({slot for w in narrow for slot in w.slots}) == len(narrow)
 
     def _judge_books(self) -> None:
         """What the node counts, counted again."""
@@ -363,8 +387,14 @@ class SimulatedNode:
         assert node._usable == sum(worker.usable for worker in workers) <= 2 * self.slots
         assert node._leaving == sum(worker.leaving and worker.ending is None for worker in workers)
         assert all(w.ready and w.usable and not w.given for w in node._idle.values())
-        here = {*node._queue, *(task for worker in workers for task in worker.given)}
+        here = {*node._queue, *node._wide.queue, *(task for worker in workers for task in worker.given)}
+        here |= {worker.awaits for worker in workers} - {None}
         assert here == self.here
+        assert node._wide.widths.keys() == {task for task in here if self.fates[task].width}
+        assert node._wide.active == sum(1 for worker in workers if worker.is_wide and worker.given)
+        assert node._wide.blocked == {slot for worker in workers if worker.is_wide for slot in worker.slots}
+        claimed = sum(self.fates[task].width for task in node._wide.queue)
+        assert node._wide.narrow == self.slots - len(node._wide.blocked) - claimed
         assert node._timeouts.keys() | node._alone | node._dropped <= here
         usable_is_up = any(worker.ready and worker.usable for worker in workers)
         assert not (usable_is_up and node._spent), "a spent worker is kept"
@@ -384,17 +414,26 @@ class SimulatedNode:
             assert self.now <= end_by, "a cancelled task runs on"
 
     def _judge_work_is_not_kept_waiting(self) -> None:
-        held = set(self._held())
+        held = set(self._held()) | {worker.own for worker in self.workers.values()}
         waiting = [task for task in self.here if task not in held and not self.fates[task].is_over]
-        if not waiting:
-            return
-        busy = [w for w in self.workers.values() if w.running is not None or w.unread or w.outcomes]
+        wide = [worker for worker in self.workers.values() if worker.own is not None]
+        busy = [w for w in self.workers.values() if w.own is None and (w.running is not None or w.unread or w.outcomes)]
+        claimed = sum(self.fates[task].width for task in waiting)
+        room = self.slots - sum(len(worker.slots) for worker in wide) - len(busy) - claimed
         idle = [
             worker
             for worker in self.workers.values()
             if worker.is_idle
+            and worker.own is None
             and not worker.doomed
             and not worker.retired
+            and not any(set(worker.slots) & set(other.slots) for other in wide)
             and (self.max_tasks is None or worker.reads < self.max_tasks)
         ]
-        assert not idle or len(busy) >= self.slots, f"{waiting} wait while {idle} are idle"
+        if any(not self.fates[task].width for task in waiting):
+            assert not idle or room <= 0, f"{waiting} wait while {idle} are idle"
+        wide_waiting = [task for task in waiting if self.fates[task].width]
+        doomed = any(worker.doomed for worker in self.workers.values())
+        free = self.slots - len({slot for worker in [*wide, *busy] for slot in worker.slots})
+        if wide_waiting and not doomed:
+            assert free < self.fates[self.node._wide.queue[0]].width, "a wide call waits although it has room"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from hpcpool.core import node as node_module
+from hpcpool.core import starts
 from hpcpool.core.node import Node
 from hpcpool.core.orders import (
     Crashed,
@@ -25,7 +26,7 @@ from hpcpool.core.orders import (
 )
 from tests.core.node_simulation import Fate, SimulatedNode
 
-START_FAILURE_LIMIT = node_module.START_FAILURE_LIMIT
+START_FAILURE_LIMIT = starts.START_FAILURE_LIMIT
 
 
 def ready_node(slots: int = 1, max_tasks_per_child: int | None = None, mean_s: float | None = None) -> Node:
@@ -659,6 +660,22 @@ class NodeMachine(RuleBasedStateMachine):
             self.next_task += 1
         self.sim.arrive(fates)
 
+    @rule(width=st.integers(1, 4), data=st.data())
+    def a_wide_task_arrives(self, width, data):
+        claimed = sum(self.sim.fates[task].width for task in self.sim.here)
+        assume(claimed + width <= self.sim.slots)
+        kind = data.draw(st.sampled_from(sorted(RUN_TIMES_S)))
+        chance = self.random.random
+        fate = Fate(
+            self.next_task,
+            self.random.uniform(*RUN_TIMES_S[kind]),
+            timeout_s=0.03 if chance() < 0.1 else 0.0,
+            width=width,
+            crashes=chance() < 0.1,
+        )
+        self.next_task += 1
+        self.sim.arrive([fate])
+
     @rule(duration_s=st.sampled_from([0.0, 1e-4, 1e-3, 0.01, 0.02, 0.1, 1.0]))
     def time_passes(self, duration_s):
         self.sim.advance(duration_s)
@@ -684,7 +701,7 @@ class NodeMachine(RuleBasedStateMachine):
         again = [
             Fate(fate.task, fate.run_s, fate.timeout_s, fate.alone)
             for fate in self.sim.fates.values()
-            if fate.task not in self.sim.here and fate.ends != ["cancelled"]
+            if fate.task not in self.sim.here and fate.ends != ["cancelled"] and not fate.width
         ]
         assume(again)
         self.sim.arrive(data.draw(st.lists(st.sampled_from(again), min_size=1, max_size=5, unique_by=lambda f: f.task)))

@@ -405,7 +405,7 @@ def test_what_a_lost_manager_was_asked_for_is_asked_of_another():
     assert made.share() == [Request(A, 1)]
     assert made.manager_lost(A) == []
     made.dispatch()
-    assert made._asked == 0
+    assert made._managers.asked == 0
 
 
 def test_nobody_asks_a_lost_manager():

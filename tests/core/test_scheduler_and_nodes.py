@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hpcpool.core.needs import Needs, Shape, width
 from hpcpool.core.scheduler import Scheduler
 from tests.core.node_simulation import LONG_S, Fate, SimulatedNode
 
@@ -33,9 +34,12 @@ class ClusterNode(SimulatedNode):
         return not self.here and any(worker.is_idle for worker in self.workers.values())
 
     def unstarted(self) -> set[int]:
+        """Tasks that another node could run; not while slots are about to be free, as a wide worker is leaving."""
+        if any(worker.own is not None and worker.retired for worker in self.workers.values()):
+            return set()
         begun = {worker.running for worker in self.workers.values()}
         begun |= {task for worker in self.workers.values() for task, _ in worker.outcomes}
-        return self.here - begun
+        return {task for task in self.here - begun if not self.fates[task].width}
 
 
 class Cluster:
@@ -43,10 +47,11 @@ class Cluster:
 
     def __init__(self, slots: list[int], seed: int) -> None:
         self.random = random.Random(seed)
-        self.scheduler = Scheduler(loss_limit=100, rerun_lost=True)
+        self.scheduler = Scheduler(loss_limit=100, rerun_lost=True, pools=["default"])
         self.now = 1000.0
         self.runs: dict[int, float] = {}
         self.crashing: set[int] = set()
+        self.needs: dict[int, Needs] = {}
         self.ends: dict[int, list[str]] = {}
         self.nodes: dict[bytes, ClusterNode] = {}
         self.limits: dict[bytes, int] = {}
@@ -59,27 +64,32 @@ class Cluster:
         for number, count in enumerate(slots):
             self.join(b"%d" % number, count, seed + number)
 
-    def join(self, name: bytes, slots: int, seed: int) -> None:
+    def join(self, name: bytes, slots: int, seed: int, block: str = "default-0") -> None:
         def on_end(task: int, how: str) -> None:
             self._send(name, "up", lambda: self._heard_of_end(name, task, how))
 
         self.nodes[name] = ClusterNode(slots, seed, on_end)
         self.nodes[name].now = self.now
         self.limits[name] = slots
-        self.scheduler.manager_joined(name, slots, slots)
+        self.scheduler.manager_joined(name, slots, slots, "default", block, Shape(slots))
 
     def lose(self, name: bytes) -> None:
         del self.nodes[name]
         for task, _ in self.scheduler.manager_lost(name):
             self.ends[task].append("lost")
+        for other, task in self.scheduler.orders_to_kill():
+            self._send(other, "down", lambda other=other, task=task: self.nodes[other].kill(task))
 
-    def submit(self, run_times_s: list[float], crash_share: float = 0.0) -> None:
+    def submit(self, run_times_s: list[float], crash_share: float = 0.0, needs: Needs | None = None) -> None:
+        priority = self.random.choice([0, 0, 1]) if needs is not None else 0
         for run_s in run_times_s:
             task = len(self.runs) + 1
             self.runs[task], self.ends[task] = run_s, []
             if self.random.random() < crash_share:
                 self.crashing.add(task)
-            self.scheduler.submitted(task, priority=0, crash_limit=2)
+            if needs is not None:
+                self.needs[task] = needs
+            self.scheduler.submitted(task, priority, 2, needs)
         self._decide()
 
     def advance(self, duration_s: float) -> None:
@@ -118,17 +128,28 @@ class Cluster:
     def _heard_of_end(self, name: bytes, task: int, how: str) -> None:
         if how == "returned":
             self.scheduler.returned(name, [task])
-        elif how == "crashed" and self.scheduler.crashed(name, task):
+        elif how in ("crashed", "killed") and self._runs_again(name, task, how):
             self.crashing.discard(task)
         elif self.scheduler.finished(name, task):
             self.ends[task].append(how)
 
+    def _runs_again(self, name: bytes, task: int, how: str) -> bool:
+        if self.scheduler.recalled(name, task) is not None:
+            return True
+        return how == "crashed" and self.scheduler.crashed(name, task)
+
     def _decide(self) -> None:
         for name, tasks in self.scheduler.dispatch():
-            fates = [Fate(task, self.runs[task], crashes=task in self.crashing) for task in tasks]
+            fates = [self._fate(name, task) for task in tasks]
             self._send(name, "down", lambda name=name, fates=fates: self.nodes[name].arrive(fates))
         for name, count in self.scheduler.share():
             self._send(name, "down", lambda name=name, count=count: self._asked(name, count))
+
+    def _fate(self, name: bytes, task: int) -> Fate:
+        needs, slots = self.needs.get(task), self.nodes[name].slots
+        taken = (width(needs, Shape(slots)) or 0) if needs is not None else 0
+        is_wide = needs is not None and (taken > 1 or needs.wants_whole_nodes)
+        return Fate(task, self.runs[task], crashes=task in self.crashing, width=taken if is_wide else 0)
 
     def _asked(self, name: bytes, count: int) -> None:
         before = {task for task, fate in self.nodes[name].fates.items() if fate.ends == ["returned"]}
@@ -148,11 +169,21 @@ class Cluster:
                 )
 
     def _judge(self) -> None:
-        is_idle = any(node.is_idle() for node in self.nodes.values())
+        self._judge_companies()
+        known = self.scheduler._managers.by_name
+        is_idle = any(node.is_idle() and known[name].slots > 0 for name, node in self.nodes.items())
         unstarted = set().union(*(node.unstarted() for node in self.nodes.values())) if is_idle else set()
         self.waiting_since = {task: self.waiting_since.get(task, self.now) for task in unstarted}
         for task, since in self.waiting_since.items():
             assert self.now - since <= PATIENCE_S, f"{task} waits although a node has nothing to do"
+
+    def _judge_companies(self) -> None:
+        """While a task has several nodes, nothing else runs there."""
+        for name, manager in self.scheduler._managers.by_name.items():
+            assert sum(manager.wide.values()) <= manager.all_slots
+            for task in manager.wide:
+                if self.scheduler.manager_of(task) != name:
+                    assert not self.nodes[name].here, "a node that another task has alone is in use"
 
 
 RUN_TIMES_S = [(1e-5, 1e-5), (1e-4, 1e-3), (0.002, 0.02), (0.1, 3.0)]
@@ -174,6 +205,61 @@ def test_all_work_is_done_once_and_no_node_is_idle_while_another_has_work_to_giv
     cluster.run_to_the_end()
     assert {task: ends for task, ends in cluster.ends.items() if ends != ["outcome"]} == {}
     assert cluster.scheduler.pending == cluster.scheduler.backlog == 0
+
+
+def any_needs(chance: random.Random, slots: list[int]) -> Needs | None:
+    """What some node has, or a pair of nodes."""
+    kind = chance.random()
+    if kind < 0.4:
+        return None
+    if kind < 0.5:
+        return Needs(pool="default")
+    if kind < 0.8:
+        return Needs(cores=chance.randint(1, max(slots)))
+    return Needs(nodes=chance.randint(1, 2)) if kind < 0.95 else Needs(ranks=4)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_wide_and_narrow_tasks_are_all_done_once_and_none_starves(seed):
+    chance = random.Random(seed)
+    slots = [chance.randint(1, 4) for _ in range(chance.randint(2, 4))]
+    cluster = Cluster(slots, seed)
+    for _ in range(chance.randint(4, 14)):
+        kinds = chance.sample(RUN_TIMES_S, chance.randint(1, 2))
+        needs = any_needs(chance, slots)
+        count = chance.choice([1, 3, 20, 60] if needs is None else [1, 2, 6])
+        runs = [chance.uniform(*chance.choice(kinds)) for _ in range(count)]
+        cluster.submit(runs, chance.choice([0.0, 0.05]), needs)
+        cluster.advance(chance.choice([0.0, 0.001, 0.02, 0.3]))
+        if chance.random() < 0.15:
+            # What goes away comes back, as blocks do: else nobody might have what is asked for.
+            name = chance.choice(sorted(cluster.nodes))
+            size = cluster.nodes[name].slots
+            cluster.lose(name)
+            cluster.advance(chance.choice([0.0, 0.01]))
+            cluster.join(b"new%d" % len(cluster.limits), size, seed)
+            cluster.advance(0.0)
+    cluster.run_to_the_end()
+    assert {task: ends for task, ends in cluster.ends.items() if ends != ["outcome"]} == {}
+    assert cluster.scheduler.pending == cluster.scheduler.backlog == 0
+    assert not cluster.scheduler._managers.reserved
+    assert all(manager.is_empty for manager in cluster.scheduler._managers.by_name.values())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_wide_task_starts_although_short_ones_never_stop_coming(seed):
+    cluster = Cluster([2, 2], seed)
+    cluster.submit([0.002] * 200)
+    cluster.advance(0.05)
+    cluster.submit([0.01], needs=Needs(cores=2))
+    for _ in range(60):
+        cluster.submit([0.002] * 20)
+        cluster.advance(0.005)
+        if cluster.ends[201]:
+            break
+    assert cluster.ends[201] == ["outcome"]
+    assert cluster.scheduler.backlog > 0
+    cluster.run_to_the_end()
 
 
 def test_tasks_behind_a_long_one_move_to_a_node_that_comes_later():

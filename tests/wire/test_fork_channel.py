@@ -17,7 +17,9 @@ def ends():
 
 def test_orders_arrive_one_by_one(ends):
     manager, fork_server = ends
-    orders = [StartWorker(1), EndWorker(2, 9, True), EndWorker(3, 15, False)]
+    names = ",".join(f"node{number:04}" for number in range(4096))
+    gear = StartWorker(4, tuple(range(256)), {"HPCPOOL_NODES": names})
+    orders = [StartWorker(1), EndWorker(2, 9, True), EndWorker(3, 15, False), gear]
     for order in orders:
         fork_channel.say(manager, order)
     assert [fork_channel.hear_as_fork_server(fork_server) for _ in orders] == [(order, []) for order in orders]

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from hpcpool.core import needs as core_needs
 from hpcpool.wire import messages
 from hpcpool.wire.messages import (
     BlockState,
@@ -58,6 +59,9 @@ VALUES |= {
     tuple[bytes, ...]: st.lists(VALUES[bytes], max_size=5).map(tuple),
     list[str]: st.lists(VALUES[str], max_size=5),
     list[Run]: st.lists(st.builds(Run, VALUES[int], VALUES[int], VALUES[float]), max_size=5),
+    int | tuple[str, ...]: VALUES[int] | st.lists(VALUES[str], max_size=5).map(tuple),
+    messages.Needs | None: st.none() | st.tuples(*[VALUES[int]] * 5, VALUES[str], VALUES[float]),
+    messages.Shape | None: st.none() | st.tuples(*[VALUES[int]] * 5),
     Crash | None: st.none() | st.builds(Crash, VALUES[int], VALUES[int], VALUES[bool], VALUES[str]),
 }
 
@@ -105,6 +109,20 @@ def test_a_header_may_be_any_buffer():
     data = encode([Cancel(1)])
     for buffer in (data, bytearray(data), memoryview(data)):
         assert from_client.decode(buffer) == [Cancel(1)]
+
+
+def test_needs_and_shapes_have_the_fields_that_the_decisions_have():
+    needs = core_needs.Needs(8, 1, 10**9, 2, 64, "big", 60.0)
+    shape = core_needs.Shape(4, 2, 10**9, 8, 2)
+    (task, welcome) = to_manager.decode(
+        encode([Task(1, b"", needs=needs), messages.Welcome(4, "fork", 0, b"", 1.0, 5.0, shape)])
+    )
+    assert core_needs.Needs(*task.needs) == needs
+    assert core_needs.Shape(*welcome.shape) == shape
+
+
+def test_a_task_that_needs_nothing_is_not_longer_for_it():
+    assert len(encode([Task(1, b"")])) == len(msgspec.msgpack.encode([[1, 1, b"", (), 0, (), 0, 0.0, 1]])) + 1
 
 
 def test_a_status_is_a_number_on_the_wire():

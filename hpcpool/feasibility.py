@@ -1,0 +1,26 @@
+"""Whether a call can find a node at all, as far as a configuration tells; no node is looked at."""
+
+from __future__ import annotations
+
+from hpcpool.config import Config
+from hpcpool.config.options import did_you_mean
+from hpcpool.core.needs import Needs
+from hpcpool.core.offer import refusal
+from hpcpool.processes.registrar import offer_of
+
+
+def check_needs(needs: Needs, config: Config, workers: int) -> None:
+    """Raise `ValueError` if no node pool can ever run a call that needs this.
+
+    Args:
+        needs: what the call asks for.
+        config: has the node pools.
+        workers: on each node, as given to the executor; 0: as the node pools say.
+    """
+    names = [pool.name for pool in config.node_pools]
+    if needs.pool and needs.pool not in names:
+        hint = did_you_mean(needs.pool, names)
+        raise ValueError(f"there is no node pool {needs.pool!r}{hint} (node pools: {', '.join(names)})")
+    reason = refusal(needs, [offer_of(pool, workers) for pool in config.node_pools])
+    if reason is not None:
+        raise ValueError(reason)

@@ -1,0 +1,54 @@
+"""How much memory the processes of this node may use; what is made of that is not decided here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_memory_bytes() -> int:
+    """Return the node's memory, or less: what the batch system allows this job; 0: not known."""
+    limits = [*_physical(), *cgroup_limits(Path("/proc/self/cgroup"), _CGROUPS)]
+    return min(limits, default=0)
+
+
+def _physical() -> Iterator[int]:
+    try:
+        yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return
+
+
+def cgroup_limits(own: Path, root: Path) -> Iterator[int]:
+    """Yield the memory limits of the control groups that this process is in, and of those around them (cgroups(7)).
+
+    Args:
+        own: what the kernel tells of a process's groups, such as `/proc/self/cgroup`.
+        root: where the groups are.
+    """
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            yield from _limits_above(root, path, "memory.max")
+        elif "memory" in controllers.split(","):
+            yield from _limits_above(root / "memory", path, "memory.limit_in_bytes")
+
+
+def _limits_above(root: Path, path: str, name: str) -> Iterator[int]:
+    group = root / path.lstrip("/")
+    for folder in (group, *group.parents):
+        if not folder.is_relative_to(root):
+            return
+        try:
+            text = (folder / name).read_text(encoding="ascii").strip()
+        except OSError:  # the root has none; in a container, the groups outside are not there
+            continue
+        if text.isdigit():  # else "max"
+            yield int(text)

@@ -1,0 +1,93 @@
+"""What pools offer and calls need, in words of the wire: no manager and no task is kept here."""
+
+from __future__ import annotations
+
+from hpcpool.config import Config, NodePool
+from hpcpool.core.needs import Needs, Shape, size
+from hpcpool.core.offer import Offer
+from hpcpool.core.scheduler import Reason, Scheduler
+from hpcpool.providers import LocalProvider
+from hpcpool.wire.messages import Outcome, Register, Setup, Status, Task, Welcome
+
+
+def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
+    """Return what a pool offers; `workers` on each node, if the user has said so for all pools."""
+    groups = pool.accelerators
+    sizes = (1,) * groups if isinstance(groups, int) else tuple(len(group.split(",")) for group in groups)
+    return Offer(
+        pool=pool.name,
+        workers=workers or pool.workers_per_node,
+        cores_per_worker=pool.cores_per_worker,
+        memory_per_worker=pool.memory_per_worker_bytes,
+        accelerators=sizes,
+        nodes_per_block=pool.nodes_per_block,
+    )
+
+
+def limits_threads(pool: NodePool) -> bool:
+    """Say whether workers of a pool tell libraries how many threads to start.
+
+    On this machine a call may use all cores, as with `ProcessPoolExecutor`, unless the user has said how many a worker
+    has. Elsewhere each worker has its slot.
+    """
+    is_plain = pool.cores_per_worker == 1 and pool.cpu_affinity == "none"
+    return not (is_plain and isinstance(pool.provider, LocalProvider))
+
+
+class TooSmall(Exception):
+    """A node has no room for one worker; the message says what it lacks."""
+
+
+def pool_of(config: Config, block: str) -> NodePool:
+    """Return the pool of a block, by the name that it was given; of an unknown one, a pool as usual."""
+    name = block.rpartition("-")[0]
+    return next((pool for pool in config.node_pools if pool.name == name), NodePool())
+
+
+def welcome_of(config: Config, setup: Setup, node: Register) -> tuple[Welcome, Shape]:
+    """Return what the manager of a node is told, and its shape; `TooSmall` if there is no room for a worker."""
+    pool = pool_of(config, node.block)
+    shape = offer_of(pool, setup.workers).shape(node.cores, node.memory_bytes)
+    if not shape.slots:
+        raise TooSmall(_shortage(pool, node))
+    welcome = Welcome(
+        shape.slots,
+        setup.start_method,
+        setup.max_tasks_per_child,
+        setup.setup,
+        config.heartbeat_period_s,
+        config.heartbeat_timeout_s,
+        shape,
+        pool.accelerators,
+        pool.cpu_affinity,
+        limits_threads(pool),
+    )
+    return welcome, shape
+
+
+def _shortage(pool: NodePool, node: Register) -> str:
+    wants = f"cores_per_worker={pool.cores_per_worker}"
+    if pool.memory_per_worker_bytes is not None:
+        wants += f" and memory_per_worker={size(pool.memory_per_worker_bytes)}"
+    has = f"{node.cores} cores and {size(node.memory_bytes)}"
+    return f"{node.host} has {has}, too little for one worker of node pool {pool.name!r} with {wants}; ask for less"
+
+
+def needs_of(task: Task) -> tuple[Needs | None, float]:
+    """Return what a task needs (None: nothing), and how long it will run at most (seconds, 0: nobody knows)."""
+    if task.needs is None:
+        return None, task.timeout_s
+    needs = Needs(*task.needs)
+    return needs, needs.time_s or task.timeout_s
+
+
+def ending(task: Task, reason: Reason, text: str, host: str, scheduler: Scheduler) -> Outcome:
+    """Return the outcome of a task that no worker has ended; `text` says how it was lost, if it was."""
+    match reason:
+        case Reason.LOST:
+            return Outcome(task.id, Status.LOST, text.encode(), host=host)
+        case Reason.UNAVAILABLE:
+            lack = f"needs {needs_of(task)[0]}, and there are only {scheduler.offered()}"
+            return Outcome(task.id, Status.UNAVAILABLE, lack.encode())
+        case _:
+            return Outcome(task.id, Status.KILLED, host=host)

@@ -1,0 +1,58 @@
+"""What no node pool can ever run is an error where it is asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcpool import Config, HPCPoolExecutor, NodePool
+from hpcpool.apps import python_app
+
+CONFIG = Config(
+    NodePool(name="cpu", workers_per_node=4, cores_per_worker=2, memory_per_worker="4GB"),
+    NodePool(name="gpu", accelerators=("0,1", "2,3")),
+)
+
+
+@pytest.mark.parametrize(
+    ("needs", "problem"),
+    [
+        ({"pool": "gpus"}, r"there is no node pool 'gpus'; did you mean 'gpu'\? \(node pools: cpu, gpu\)"),
+        ({"gpus": 5}, r"no node can run a call with gpus=5: node pool 'cpu' \(.*accelerators on each node: 0.*'gpu'"),
+        ({"gpus": 1, "pool": "cpu"}, "no node can run a call with gpus=1, pool='cpu': node pool 'cpu'"),
+        ({"cores": 9, "pool": "cpu"}, "workers on each node: 4, cores for each: 2"),
+        ({"memory": "17GB", "pool": "cpu"}, "memory=17 GB.*memory for each: 4 GB"),
+        ({"nodes": 2}, "nodes=2.*nodes in a block: 1"),
+    ],
+)
+def test_what_no_pool_can_run_is_refused_with_what_there_is(needs, problem):
+    executor = HPCPoolExecutor(CONFIG)
+    with pytest.raises(ValueError, match=problem):
+        executor.options(**needs)
+
+
+@pytest.mark.parametrize(
+    "needs", [{"gpus": 4}, {"cores": 8}, {"memory": "16GB"}, {"nodes": 1}, {"ranks": 100}, {"pool": "gpu", "gpus": 2}]
+)
+def test_what_may_run_is_not_refused(needs):
+    HPCPoolExecutor(CONFIG).options(**needs)
+
+
+def test_workers_given_to_the_executor_count():
+    with pytest.raises(ValueError, match="workers on each node: 2"):
+        HPCPoolExecutor(2).options(cores=3)
+    HPCPoolExecutor(3).options(cores=3)
+
+
+def test_views_build_on_each_other():
+    view = HPCPoolExecutor(CONFIG).options(gpus=2)
+    with pytest.raises(ValueError, match="gpus=2, pool='cpu'"):
+        view.options(pool="cpu")
+
+
+def test_an_app_is_refused_at_its_call():
+    @python_app(executor=HPCPoolExecutor(2), cores=3)
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    with pytest.raises(ValueError, match="cores=3"):
+        add(1, 2)

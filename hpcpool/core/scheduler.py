@@ -110,6 +110,11 @@ class Scheduler:
         return self._queued + self._placement.waiting
 
     @property
+    def in_lines(self) -> int:
+        """How many of them have needs of their own, and so wait in lines."""
+        return self._placement.waiting
+
+    @property
     def pending(self) -> int:
         """How many tasks are not finished."""
         return len(self._tasks)

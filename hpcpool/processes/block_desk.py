@@ -97,8 +97,9 @@ class BlockDesk:
     # -- in block control's thread --
 
     def _demands(self) -> list[Demand]:
-        tasks = max(self._scheduler.pending, self._expected)
-        return [Demand(tasks)] if tasks else []
+        special = self.watch.demands
+        rest = max(self._scheduler.pending, self._expected) - sum(demand.tasks for demand in special)
+        return [*special, Demand(rest)] if rest > 0 else list(special)
 
     def _report(self, event: Event) -> None:
         self._events.put(event)
@@ -118,6 +119,7 @@ class BlockDesk:
                 self._hands.end_block(event)
             case BlockEnds(block=block, at=at):
                 log.info("block=%s ends in_s=%.0f", block, at - time.monotonic())
+                self._scheduler.block_ends(block, at)
             case Retire():
                 self.watch.retire(event)
             case Hopeless(reason=reason):

@@ -51,7 +51,19 @@ def block_request(pool: NodePool, name: str, driver: Driver, surroundings: Surro
         stderr=_output(surroundings, name, "err"),
         files={_CONNECTION: _connection_for(name, surroundings)},
         walltime_s=pool.walltime_s,
+        **_resources(pool),  # type: ignore[arg-type]  # it has no other keys
     )
+
+
+def _resources(pool: NodePool) -> dict[str, int]:
+    """What each node must have for all of its workers, as far as the pool says how many these are."""
+    accelerators = pool.accelerators if isinstance(pool.accelerators, int) else len(pool.accelerators)
+    workers = pool.workers_per_node or 0
+    return {
+        "cores_per_node": workers * pool.cores_per_worker,
+        "memory_per_node": workers * (pool.memory_per_worker_bytes or 0),
+        "gpus_per_node": accelerators,
+    }
 
 
 def _local_request(pool: NodePool, name: str, driver: Driver, surroundings: Surroundings) -> BlockRequest:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import Retire
+from hpcpool.core.demand import Demand
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.block_control import BlockControl
 from hpcpool.processes.hosted_driver import is_hosted
@@ -43,6 +44,8 @@ class BlockWatch:
         #: Blocks that get no tasks any more: those that still have some, and those that were sent off.
         self._draining: set[str] = set()
         self._sent_off: set[str] = set()
+        #: What tasks with needs of their own ask for; replaced, never changed: block control's thread reads it, too.
+        self.demands: Sequence[Demand] = ()
         #: Pending tasks, as a power of two: when block control was last told that there are many, and at the last look.
         self._announced_load = 0
         self._seen_load = 0
@@ -117,16 +120,23 @@ class BlockWatch:
         load = self._scheduler.pending.bit_length()
         if load != self._seen_load:
             self._seen_load = load
-            self._control.look()
+            self._look(self._control)
 
     def call_for_blocks(self) -> None:
-        """Wake block control when there is (by orders of magnitude) more work than the managers have slots."""
-        pending = self._scheduler.pending
-        if pending <= self._scheduler.slots:
-            self._announced_load = 0
-        elif pending.bit_length() > self._announced_load and self._control is not None:
-            self._announced_load = pending.bit_length()
-            self._control.look()
+        """Wake block control when there is (by orders of magnitude) more work than the managers have slots.
+
+        Tasks with needs of their own may find no slot among many that are free.
+        """
+        pending, in_lines = self._scheduler.pending, self._scheduler.in_lines
+        load = max(pending if pending > self._scheduler.slots else 0, in_lines).bit_length()
+        if load > self._announced_load and self._control is not None:
+            self._look(self._control)
+        self._announced_load = load if not load else max(load, self._announced_load)
+
+    def _look(self, control: BlockControl) -> None:
+        """Have block control look at what there is to do."""
+        self.demands = [Demand(*asked) for asked in self._scheduler.asked() if asked.pools is not None]
+        control.look()
 
     def _is_idle(self, managers: set[bytes]) -> bool:
         return self.used.isdisjoint(managers) and not any(map(self._scheduler.held_by, managers))

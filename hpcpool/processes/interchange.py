@@ -438,7 +438,7 @@ class Interchange:
         if name in self._managers:
             self._streams.send(name, messages, frames)
 
-    def _lose(self, name: bytes, reason: str) -> None:
+    def _lose(self, name: bytes, reason: str, *, is_expected: bool = False) -> None:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
         self._streams.remove(name)
         self._proofs.pop(name, None)
@@ -447,8 +447,8 @@ class Interchange:
         manager = self._managers.pop(name, None)
         if manager is None:
             return
-        dropped = self._scheduler.manager_lost(name)
-        is_expected = self._stopping or self._blocks.watch.is_leaving(manager.block)
+        is_expected |= self._stopping or self._blocks.watch.is_leaving(manager.block)
+        dropped = self._scheduler.manager_lost(name, is_expected=is_expected)
         self._blocks.watch.went(manager.block, name)
         for other, task in self._scheduler.orders_to_kill():
             self._tell(other, [Kill(task)])
@@ -511,7 +511,7 @@ class Interchange:
     def _end_block(self, over: BlockOver) -> None:
         self._entrance.revoke(over.block)
         for name in [name for name, manager in self._managers.items() if manager.block == over.block]:
-            self._lose(name, f"its block ended ({over.reason})")
+            self._lose(name, f"its block ended ({over.reason})", is_expected=over.is_expected)
 
     def _nodes(self) -> list[NodeState]:
         return [

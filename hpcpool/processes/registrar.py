@@ -21,6 +21,7 @@ def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
         memory_per_worker=pool.memory_per_worker_bytes,
         accelerators=sizes,
         nodes_per_block=pool.nodes_per_block,
+        walltime_s=pool.walltime_s,
     )
 
 

@@ -181,10 +181,10 @@ class RemoteDriver(Protocol):
             SubmitError: the way that there should be cannot be made now.
         """
 
-    def python(self, block_id: str) -> Sequence[str]:
-        """Return the words that start Python on the nodes of a block, with this hpcpool to import; empty: as here.
+    def python(self, block_id: str) -> str:
+        """Return the path of a Python on the nodes of a block that has this hpcpool installed; empty: as it is here.
 
-        Where they name files, these are there when the block's command starts.
+        It is there when the block's command starts, perhaps not before.
 
         Raises:
             SubmitError: the nodes have none, and it could not be brought there; with what to do.

@@ -105,6 +105,12 @@ class Server:
             self.cut_connections()
             self._process = None
 
+    def restart(self, *, python_path: str) -> None:
+        """Start it again with another PYTHONPATH."""
+        self.stop()
+        self.python_path = python_path
+        self.start()
+
     def connections(self) -> list[psutil.Process]:
         """The processes that serve connections: not what runs in their sessions."""
         if self._process is None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from hpcpool.errors import SSHError
-from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError
+from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError, Unreachable
 from hpcpool.providers.ssh.host import PYTHON, Host
 from hpcpool.providers.ssh.host_jobs import Look, Sight
 
@@ -66,19 +66,19 @@ class SSHDriver:
             self._reached[port] = tuple(random.sample(_TUNNEL_PORTS, _TUNNEL_TRIES))
         return [f"127.0.0.1:{there}" for there in self._reached[port]]
 
-    def python(self, block_id: str) -> Sequence[str]:
-        return ("/bin/sh", posixpath.join(self.block_dir(block_id), PYTHON))
+    def python(self, block_id: str) -> str:
+        return posixpath.join(self.block_dir(block_id), PYTHON)
 
     def submit(self, request: BlockRequest) -> str:
         if self._is_closed:
             raise RuntimeError("this driver has been closed")
         block = _Block(request.block_id, self.block_dir(request.block_id))
-        problems: list[str] = []
+        problems: list[SubmitError] = []
         while len(block.jobs) < request.nodes:
             missing = request.nodes - len(block.jobs)
             if missing > len(self._free):
                 self._take_back(block)
-                raise SubmitError(self._shortage(request.nodes, problems))
+                raise self._shortage(request.nodes, problems)
             places = sorted(self._free, key=lambda place: (self._failures[place], place))[:missing]
             self._free -= set(places)
             self._start(request, block, places, problems)
@@ -117,7 +117,7 @@ class SSHDriver:
 
     # -- starting --
 
-    def _start(self, request: BlockRequest, block: _Block, places: Sequence[int], problems: list[str]) -> None:
+    def _start(self, request: BlockRequest, block: _Block, places: Sequence[int], problems: list[SubmitError]) -> None:
         """Start a job at each of these places, and note those that cannot be had."""
         jobs = [_Job(place, self._hosts[place], f"{block.folder}/job-{place}") for place in places]
         started = [
@@ -129,7 +129,7 @@ class SSHDriver:
                 future.result()
             except SubmitError as error:
                 logger.warning("block=%s %s", block.name, error)
-                problems.append(str(error))
+                problems.append(error)
                 block.refused.append(job.place)
                 self._failures[job.place] += 1
             else:
@@ -151,11 +151,13 @@ class SSHDriver:
             theirs = [job.folder for job in left if job.host is host]
             self._ends.append(self._threads.submit(_kill_and_clear, host, theirs, block.folder))
 
-    def _shortage(self, nodes: int, problems: Sequence[str]) -> str:
+    def _shortage(self, nodes: int, problems: Sequence[SubmitError]) -> SubmitError:
         used = sum(len(block.jobs) for block in self._blocks.values() if not block.is_over)
         words = [f"a block of {nodes} cannot be had on {len(self._hosts)} hosts"]
         words += [f"{used} of them have a block"] if used else []
-        return "; ".join([*words, *dict.fromkeys(problems)])
+        text = "; ".join([*words, *dict.fromkeys(map(str, problems))])
+        is_outage = bool(problems) and all(isinstance(problem, Unreachable) for problem in problems)
+        return Unreachable(text) if is_outage else SubmitError(text)
 
     # -- watching --
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
-from hpcpool.errors import ConfigError, SSHError
-from hpcpool.providers.base import BlockRequest, SubmitError
+from hpcpool.errors import ConfigError, HostKeyError, SSHError
+from hpcpool.providers.base import BlockRequest, SubmitError, Unreachable
 from hpcpool.providers.commands import CommandResult
 from hpcpool.providers.ssh import host_jobs
 from hpcpool.providers.ssh.host_jobs import Sight
@@ -30,7 +30,7 @@ Reached: TypeAlias = Mapping[int, Sequence[int]]
 _COMMAND_TIMEOUT_S = 20.0
 #: Killing looks at all processes of the machine, a few times.
 _KILL_TIMEOUT_S = 60.0
-#: In the folder of a block: a shell script that becomes the Python of this machine.
+#: In the folder of a block: a program that becomes the Python of this machine.
 PYTHON = "python"
 _TAIL_BYTES = 8192
 _TAIL_LINES = 20
@@ -51,6 +51,8 @@ class Host:
         #: Where that is; empty: not looked for yet.
         self._python_path = ""
         self._lock = threading.Lock()
+        #: Once it was, it will be again; a machine that never was may be a slip of the user's.
+        self._was_reached = False
         #: Tunnels by the port here that they lead to.
         self._tunnels: dict[int, ReverseTunnel] = {}
 
@@ -66,6 +68,7 @@ class Host:
             reached: ports of this machine that the job must reach, each with the ports to try there.
 
         Raises:
+            Unreachable: the machine was reached before, and cannot be now.
             SubmitError: it was not started, and nothing of it remains as far as the machine can be asked.
         """
         with self._lock:
@@ -75,8 +78,10 @@ class Host:
                 self._runner.write_files(folder, {**request.files, PYTHON: self._python_script()})
                 self._runner.write_files(job, files)
             except (OSError, ConfigError) as error:
-                raise SubmitError(f"{self}: {error}") from error
-            done = self._run(host_jobs.START, [job], _COMMAND_TIMEOUT_S)
+                is_outage = self._was_reached and isinstance(error, SSHError) and not isinstance(error, HostKeyError)
+                raise (Unreachable if is_outage else SubmitError)(f"{self}: {error}") from error
+            self._was_reached = True
+            done = self._run(host_jobs.START, [job, posixpath.join(folder, PYTHON)], _COMMAND_TIMEOUT_S)
             if done.code == 0 and done.stdout == "started\n":
                 return
             if not done.was_not_started:
@@ -129,8 +134,8 @@ class Host:
             self._tunnels.clear()
             self._runner.close()
 
-    def _run(self, program: str, jobs: Sequence[str], timeout_s: float) -> CommandResult:
-        return self._runner.run(("sh", "-s", "--", *jobs), timeout_s=timeout_s, stdin=program)
+    def _run(self, program: str, words: Sequence[str], timeout_s: float) -> CommandResult:
+        return self._runner.run(("sh", "-s", "--", *words), timeout_s=timeout_s, stdin=program)
 
     def _hold_tunnels(self, reached: Reached) -> None:
         """See that there is a tunnel to each port. Without one the machine may still have a route to us."""
@@ -150,4 +155,4 @@ class Host:
     def _python_script(self) -> bytes:
         """What stands in the folder of a block for Python: only this machine knows where it is."""
         self._python_path = self._python_path or self._python.find(self._runner, str(self))
-        return f'exec {shlex.quote(self._python_path)} "$@"\n'.encode()
+        return f'#!/bin/sh\nexec {shlex.quote(self._python_path)} "$@"\n'.encode()

@@ -243,8 +243,8 @@ class SSHRunner:
                 if is_lost:
                     self._drop()
                 if is_last or not is_lost or isinstance(error, SSHError):
-                    said = str(error) or type(error).__name__
-                    raise OSError(getattr(error, "errno", None), f"{failure} on {self}: {said}") from error
+                    said = f"{failure} on {self}: {str(error) or type(error).__name__}"
+                    raise _translated(error, said, is_lost=is_lost) from error
                 logger.info("%s: %s; connecting again", self, error)
         raise AssertionError("not reached: the last round returns or raises")
 
@@ -262,6 +262,13 @@ class SSHRunner:
             channel.invoke_subsystem("sftp")
             self._sftp = paramiko.SFTPClient(channel)
         return self._sftp
+
+
+def _translated(error: Exception, text: str, *, is_lost: bool) -> OSError:
+    """The error to raise for one of paramiko's or of a connection."""
+    if isinstance(error, SSHError):
+        return type(error)(text)
+    return SSHError(text) if is_lost else OSError(getattr(error, "errno", None), text)
 
 
 def _wait_readable(fd: int, timeout_s: float) -> None:

@@ -250,7 +250,7 @@ def answers_at(port: int) -> bool:
 def test_the_python_of_the_nodes_is_a_file_of_the_block(cluster, opened):
     driver = opened(cluster.provider(python=sys.executable))
     code = "import sys; print(sys.executable, *sys.argv[1:], flush=True); import time; time.sleep(100)"
-    job = driver.submit(cluster.request(*driver.python("b1"), "-c", code, "a b"))
+    job = driver.submit(cluster.request(driver.python("b1"), "-c", code, "a b"))
     assert wait_until(lambda: printed(driver) == f"{sys.executable} a b\n", PATIENCE_S)
     driver.cancel([job])
     driver.cancel([job])

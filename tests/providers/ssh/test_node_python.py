@@ -4,16 +4,14 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import metadata
-from pathlib import Path
 
 import pytest
 
 from hpcpool.errors import ConfigError, SSHError
 from hpcpool.providers.ssh.node_python import Contents, NodePython, needed, read_probe
 from hpcpool.providers.ssh.runner import SSHRunner
-from hpcpool.providers.ssh.wheel import REQUIREMENTS, build_wheel
 from hpcpool.wire.version import VERSION
+from tests.testbed.wheels import pack_requirements
 
 PATIENCE_S = 60.0
 
@@ -54,19 +52,7 @@ def bare_python(tmp_path_factory) -> str:
 
 @pytest.fixture
 def wheels(tmp_path) -> str:
-    """Wheels of what hpcpool needs, packed from what is installed here: no index is asked."""
-    folder = tmp_path / "wheels"
-    folder.mkdir()
-    for name in REQUIREMENTS:
-        found = metadata.distribution(name)
-        files = {
-            path.as_posix(): Path(str(path.locate())).read_bytes()
-            for path in found.files or []
-            if ".dist-info" not in str(path) and not {"..", "__pycache__"} & set(path.parts)
-        }
-        wheel = build_wheel(name.replace("-", "_"), found.version, files, {})
-        (folder / wheel.name).write_bytes(wheel.content)
-    return str(folder)
+    return pack_requirements(tmp_path / "wheels")
 
 
 @pytest.fixture

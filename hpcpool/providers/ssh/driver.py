@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import random
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -89,12 +90,13 @@ class SSHDriver:
         return block.job_id
 
     def status(self, job_ids: Sequence[str]) -> Mapping[str, JobStatus]:
-        self._look_at([self._blocks[job_id] for job_id in job_ids if job_id in self._blocks])
+        blocks = [self._block(job_id) for job_id in job_ids]
+        self._look_at([block for block in blocks if block is not None and not block.is_over])
         return {job_id: self._answer(job_id) for job_id in job_ids}
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
-            block = self._blocks.get(job_id)
+            block = self._block(job_id)
             if block is None or block.is_over:
                 continue
             force, block.is_cancelled = block.is_cancelled, True
@@ -190,6 +192,15 @@ class SSHDriver:
         self._clear(set(block.hosts), block, [job for job in block.jobs if job.has_failed])
         logger.info("block=%s job=%s %s (%s)", block.name, block.job_id, block.last.state.value, block.last.reason)
 
+    def _block(self, job_id: str) -> _Block | None:
+        """The block of a job; also of an earlier run, which had the same hosts."""
+        if job_id not in self._blocks and (found := re.fullmatch("(/.*)@([0-9]+(?:,[0-9]+)*)", job_id)):
+            places = [int(place) for place in found[2].split(",")]
+            if max(places) < len(self._hosts):
+                jobs = [_Job(place, self._hosts[place], f"{found[1]}/job-{place}") for place in places]
+                self._blocks[job_id] = _Block(posixpath.basename(found[1]), found[1], jobs)
+        return self._blocks.get(job_id)
+
     def _answer(self, job_id: str) -> JobStatus:
         block = self._blocks.get(job_id)
         if block is None:
@@ -263,7 +274,8 @@ class _Block:
 
     @property
     def job_id(self) -> str:
-        return f"{self.name}@{self.jobs[0].host}" + (f"+{len(self.jobs) - 1}" if len(self.jobs) > 1 else "")
+        """Tells all that is needed to find its jobs again, in a later run, too."""
+        return f"{self.folder}@{','.join(str(job.place) for job in self.jobs)}"
 
     @property
     def hosts(self) -> list[Host]:

@@ -24,7 +24,7 @@ _NOT_RUN = re.compile(
 
 
 def command_line(argv: Sequence[str], *, limit_s: float, login_shell: bool = False) -> str:
-    """The line that runs a command in the C locale, with its arguments as they are.
+    """The line that runs a command in the C locale, with its arguments as they are (csh knows no line breaks in them).
 
     Args:
         limit_s: after this many seconds the machine itself ends the command, so that one that nobody waits for any
@@ -38,7 +38,12 @@ def command_line(argv: Sequence[str], *, limit_s: float, login_shell: bool = Fal
     words = ["sh", "-c", script, "sh", *_LIMIT.split(), f"{limit_s:.0f}", *argv]
     if login_shell:
         words = ["bash", "-lc", 'exec "$@"', "bash", *words]
-    return f"exec {shlex.join(words)}"
+    return f"exec {' '.join(map(_quoted, words))}"
+
+
+def _quoted(word: str) -> str:
+    """The word for any shell: csh takes an exclamation mark for a reference to its history, even between quotes."""
+    return shlex.quote(word).replace("!", "'\\!'")
 
 
 def own_output(text: str) -> str:

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hpcpool.errors import HostKeyError, SSHError
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: sshd drops connections at random once 10 wait for their login (`MaxStartups 10:30:100`), and others use it, too.
-_AT_ONCE = threading.BoundedSemaphore(4)
+_MOST_AT_ONCE = 4
+#: By the first host on the way and its port.
+_GATES: dict[tuple[str, int], threading.BoundedSemaphore] = {}
 #: Seconds before the next attempt after such a drop; each up to half as long again, so that ours do not meet again.
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 #: A peer that answers no keepalive for this many periods is gone (the kernel then breaks the connection).
@@ -94,6 +96,43 @@ class Connection:
         self._close()
 
 
+@contextlib.contextmanager
+def limited(close: Callable[[], object], timeout_s: float) -> Iterator[None]:
+    """Bound what paramiko waits for without a limit: closing a channel or a connection ends the waiting.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    passed = threading.Event()
+
+    def give_up() -> None:
+        passed.set()
+        close()
+
+    timer = threading.Timer(timeout_s, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except Exception as error:
+        if passed.is_set():
+            raise TimeoutError(f"no answer within {timeout_s:g} s") from error
+        raise
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def execute(channel: paramiko.Channel, line: str, timeout_s: float) -> None:
+    """Have the shell of the other side run a line; the channel then carries its input and outputs.
+
+    Raises:
+        TimeoutError: the other side does not answer.
+    """
+    with limited(channel.close, timeout_s):
+        channel.exec_command(line)
+
+
 def connect(login: SSHLogin) -> Connection:
     """Connect to a machine and log in, through its jump hosts.
 
@@ -103,7 +142,8 @@ def connect(login: SSHLogin) -> Connection:
         ConfigError: `~/.ssh/config` cannot be used.
     """
     hops = hops_to(login)
-    with _AT_ONCE:
+    first = (hops[0].host, hops[0].port)
+    with _GATES.setdefault(first, threading.BoundedSemaphore(_MOST_AT_ONCE)):
         for pause_s in _PAUSES_S:
             try:
                 return _connect_through(hops)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hpcpool.errors import SSHError
 from hpcpool.providers.addresses import seen_from_outside, with_port
 from hpcpool.providers.ssh import relay
-from hpcpool.providers.ssh.connection import Connection, connect
+from hpcpool.providers.ssh.connection import Connection, connect, execute
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.remote_shell import command_line, own_output
 from hpcpool.providers.ssh.tunnel import ALL_ADDRESSES, ReverseTunnel
@@ -77,10 +77,11 @@ class Gateway:
         """Start the relay; it ends with the channel, which is returned with the relay's port."""
         channel = self._tunnel.connection.open_session()
         channel.settimeout(_ASK_TIMEOUT_S)
-        channel.exec_command("exec " + shlex.join(("python3", "-c", _RUN_FIRST_LINE, str(self._tunnel.port))))
+        line = "exec " + shlex.join(("python3", "-c", _RUN_FIRST_LINE, str(self._tunnel.port)))
         program = Path(relay.__file__).read_text(encoding="utf-8")
         said = b""
         try:
+            execute(channel, line, _ASK_TIMEOUT_S)
             channel.sendall(f"{program!r}\n".encode())
             with channel.makefile("rb") as output:
                 for line in output:
@@ -121,8 +122,8 @@ def _output_of(connection: Connection, argv: tuple[str, ...]) -> str:
     channel = connection.open_session()
     with contextlib.closing(channel):
         channel.settimeout(_ASK_TIMEOUT_S)
-        channel.exec_command(command_line(argv, limit_s=_ASK_TIMEOUT_S))
         try:
+            execute(channel, command_line(argv, limit_s=_ASK_TIMEOUT_S), _ASK_TIMEOUT_S)
             return own_output(channel.makefile("rb").read().decode(errors="replace"))
         except (OSError, EOFError) as error:
             logger.warning("%s does not answer %s: %s", connection, argv[0], error)

@@ -9,6 +9,7 @@ import logging
 import posixpath
 import shlex
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 Reached: TypeAlias = Mapping[int, Sequence[int]]
 
 _COMMAND_TIMEOUT_S = 20.0
+#: A machine that allows no tunnel will not do so in the next minutes either.
+_NO_TUNNEL_S = 60.0
 #: Killing looks at all processes of the machine, a few times.
 _KILL_TIMEOUT_S = 60.0
 #: In the folder of a block: a program that becomes the Python of this machine.
@@ -55,6 +58,8 @@ class Host:
         self._was_reached = False
         #: Tunnels by the port here that they lead to.
         self._tunnels: dict[int, ReverseTunnel] = {}
+        #: Before this (monotonic clock) no other tunnel is tried.
+        self._tunnel_at = 0.0
 
     def __str__(self) -> str:
         return self.login.destination
@@ -147,9 +152,12 @@ class Host:
                 logger.warning("host=%s its tunnel was lost, and is made anew", self)
                 tunnel.close()
                 del self._tunnels[port]
+            if time.monotonic() < self._tunnel_at:
+                continue
             try:
                 self._tunnels[port] = ReverseTunnel(self.login, ("127.0.0.1", port), ports=ports)
             except (SSHError, ConfigError) as error:
+                self._tunnel_at = time.monotonic() + _NO_TUNNEL_S
                 logger.warning("host=%s has no tunnel to here: %s", self, error)
 
     def _python_script(self) -> bytes:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hpcpool.errors import ConfigError, SSHError
 from hpcpool.providers.commands import CommandResult
-from hpcpool.providers.ssh.connection import Connection, connect
+from hpcpool.providers.ssh.connection import Connection, connect, execute, limited
 from hpcpool.providers.ssh.login import SSHLogin, login_of
 from hpcpool.providers.ssh.remote_shell import command_line, result_of
 
@@ -190,7 +190,7 @@ class SSHRunner:
         deadline = self._clock() + timeout_s
         channel.settimeout(max(0.001, timeout_s))
         try:
-            channel.exec_command(line)
+            execute(channel, line, timeout_s)
             stdout, stderr = self._exchange(channel, stdin, deadline)
             is_over = channel.status_event.wait(max(0.0, deadline - self._clock()))
         except TimeoutError:
@@ -259,7 +259,8 @@ class SSHRunner:
 
             channel = connection.open_session()
             channel.settimeout(_SFTP_TIMEOUT_S)
-            channel.invoke_subsystem("sftp")
+            with limited(channel.close, _SFTP_TIMEOUT_S):
+                channel.invoke_subsystem("sftp")
             self._sftp = paramiko.SFTPClient(channel)
         return self._sftp
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from hpcpool.errors import SSHError
-from hpcpool.providers.ssh.connection import Connection, connect
+from hpcpool.providers.ssh.connection import Connection, connect, limited
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.pump import Pump
 
@@ -16,6 +16,9 @@ logger = logging.getLogger(__name__)
 #: The addresses to listen on, as the SSH protocol writes them (RFC 4254, section 7.1). Not "localhost", which is IPv6
 #: as well: sshd is content if one of the two ports is free.
 ALL_ADDRESSES, LOOPBACK = "", "127.0.0.1"
+
+
+_ANSWER_S = 30.0
 
 
 class ReverseTunnel:
@@ -68,9 +71,10 @@ class ReverseTunnel:
 
         for port in ports:
             try:
-                return self.connection.transport.request_port_forward(
-                    bind, port, lambda channel, origin, server: self._pump.add(channel)
-                )
+                with limited(self.connection.close, _ANSWER_S):
+                    return self.connection.transport.request_port_forward(
+                        bind, port, lambda channel, origin, server: self._pump.add(channel)
+                    )
             except (paramiko.SSHException, EOFError, OSError) as error:
                 if not self.is_alive:
                     raise SSHError(f"the connection to {self.connection} was lost: {error}") from error

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from hpcpool.errors import HostKeyError, SSHError
-from hpcpool.providers.ssh.connection import connect
+from hpcpool.providers.ssh.connection import connect, execute
 from hpcpool.providers.ssh.known_hosts import fingerprint
 from hpcpool.providers.ssh.login import SSHLogin
 from tests.conftest import wait_until
@@ -269,6 +269,20 @@ def test_a_connection_that_is_gone_is_not_alive(server):
         assert wait_until(lambda: not connection.is_alive, 10)
         with pytest.raises(SSHError, match="was lost"):
             connection.open_session()
+
+
+def test_a_connection_that_goes_silent_holds_nobody_longer_than_he_wants(server):
+    with contextlib.closing(connect(server.login())) as connection:
+        channel = connection.open_session()
+        frozen = server.freeze_connections()
+        began = time.monotonic()
+        try:
+            with pytest.raises(TimeoutError):
+                execute(channel, "true", 0.5)
+            assert time.monotonic() - began < 5
+        finally:
+            for process in frozen:
+                process.resume()
 
 
 def test_a_failed_attempt_leaves_no_descriptor(server, key_folder):

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcpool.errors import SSHError
-from hpcpool.providers.addresses import seen_from_outside, with_port
 from hpcpool.providers.ssh import relay
+from hpcpool.providers.ssh.addresses import seen_from_outside, with_port
 from hpcpool.providers.ssh.connection import Connection, connect, execute
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.remote_shell import command_line, own_output

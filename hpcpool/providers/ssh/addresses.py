@@ -1,20 +1,9 @@
-"""The addresses of a machine, as other machines may see them. No other machine is asked for them."""
+"""The addresses of a login node, as its nodes may see them: what it says of itself, sorted out. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable
-
-_LOOPBACK = "127.0.0.1"
-
-
-def own_addresses(port: int) -> list[str]:
-    """Return where a port of this machine may be reached, as `host:port`: the loopback address comes last."""
-    import psutil
-
-    found = [address.address for interface in psutil.net_if_addrs().values() for address in interface]
-    return with_port([*seen_from_outside([socket.gethostname(), *found]), _LOOPBACK], port)
 
 
 def seen_from_outside(words: Iterable[str]) -> list[str]:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import socket
-
-from hpcpool.providers.addresses import own_addresses, seen_from_outside, with_port
+from hpcpool.providers.ssh.addresses import seen_from_outside, with_port
 
 
 def test_only_what_means_one_machine_everywhere_is_given_to_others():
@@ -24,9 +22,3 @@ def test_only_what_means_one_machine_everywhere_is_given_to_others():
 
 def test_an_ipv6_address_with_a_port_is_in_brackets():
     assert with_port(["n1", "10.0.0.1", "::1"], 80) == ["n1:80", "10.0.0.1:80", "[::1]:80"]
-
-
-def test_a_machine_names_itself_first_and_its_loopback_address_last():
-    found = own_addresses(1234)
-    assert found[0] == f"{socket.gethostname()}:1234"
-    assert found[-1] == "127.0.0.1:1234"

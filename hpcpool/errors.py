@@ -150,6 +150,10 @@ class MissingOutputs(HPCPoolError, FileNotFoundError):
         self.missing = missing
 
 
+class FileMismatch(HPCPoolError, OSError):
+    """A file is not the one that it must be: its size or its hash differs."""
+
+
 def signal_name(number: int) -> str:
     """Return what a message calls a signal; most real-time signals have only a number."""
     try:

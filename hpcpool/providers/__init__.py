@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from hpcpool.providers.oar import OARProvider
     from hpcpool.providers.pbs import PBSProProvider
     from hpcpool.providers.slurm import SlurmProvider
-    from hpcpool.providers.torque import TorqueProvider
     from hpcpool.providers.ssh.login import SSHLogin
     from hpcpool.providers.ssh.provider import SSHProvider
+    from hpcpool.providers.torque import TorqueProvider
 
 __all__ = [
     "ENTRY_POINTS",

@@ -269,7 +269,10 @@ def _translated(error: Exception, text: str, *, is_lost: bool) -> OSError:
     """The error to raise for one of paramiko's or of a connection."""
     if isinstance(error, SSHError):
         return type(error)(text)
-    return SSHError(text) if is_lost else OSError(getattr(error, "errno", None), text)
+    if is_lost:
+        return SSHError(text)
+    number = getattr(error, "errno", None)
+    return OSError(text) if number is None else OSError(number, text)
 
 
 def _wait_readable(fd: int, timeout_s: float) -> None:
@@ -307,16 +310,25 @@ def _remove(sftp: paramiko.SFTPClient, folder: str) -> None:
 
 def _make_folders(sftp: paramiko.SFTPClient, folder: str) -> None:
     """Make a folder and those above it, for the user alone."""
-    try:
-        mode = sftp.stat(folder).st_mode
-    except FileNotFoundError:
-        pass
-    else:
-        if mode is not None and not stat.S_ISDIR(mode):
-            raise NotADirectoryError(f"{folder} is not a folder")
+    if _is_folder(sftp, folder):
         return
     _make_folders(sftp, posixpath.dirname(folder))
-    sftp.mkdir(folder, 0o700)
+    try:
+        sftp.mkdir(folder, 0o700)
+    except OSError:
+        if not _is_folder(sftp, folder):  # else another machine that sees it has made it just now
+            raise
+
+
+def _is_folder(sftp: paramiko.SFTPClient, path: str) -> bool:
+    """False if it is not there; `NotADirectoryError` if it is something else."""
+    try:
+        mode = sftp.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if mode is not None and not stat.S_ISDIR(mode):
+        raise NotADirectoryError(f"{path} is not a folder")
+    return True
 
 
 def _tail(sftp: paramiko.SFTPClient, path: str, most_bytes: int) -> str:

@@ -131,6 +131,29 @@ def test_a_runner_is_closed_twice(runner):
     runner.close()
 
 
+def test_runners_that_make_the_same_folder_at_once_do_not_disturb_each_other(server, tmp_path):
+    folder, login = tmp_path / "a" / "b" / "c", server.login()
+    errors: list[OSError] = []
+
+    def write(number: int) -> None:
+        with contextlib.closing(SSHRunner(login)) as runner:
+            runner.home()  # connected
+            barrier.wait(PATIENCE_S)
+            try:
+                runner.write_files(str(folder), {str(number): b"x"})
+            except OSError as error:
+                errors.append(error)
+
+    barrier = threading.Barrier(6)
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert sorted(path.name for path in folder.iterdir()) == list("012345")
+
+
 # What only SSH has
 
 

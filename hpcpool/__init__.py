@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         BrokenPool,
         ConfigError,
         DependencyError,
+        FileMismatch,
         HPCPoolError,
         MissingOutputs,
         MPIError,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )
     from hpcpool.executor import HPCPoolExecutor
+    from hpcpool.file import File
     from hpcpool.processes.task_future import TaskFuture, TaskInfo
     from hpcpool.status import BlockStatus, NodePoolStatus, NodeStatus, PoolStatus
     from hpcpool.view import ExecutorView
@@ -44,6 +46,8 @@ __all__ = [
     "ConfigError",
     "DependencyError",
     "ExecutorView",
+    "File",
+    "FileMismatch",
     "HPCPoolError",
     "HPCPoolExecutor",
     "MPIError",
@@ -75,6 +79,8 @@ _HOMES = {
     "ConfigError": "hpcpool.errors",
     "DependencyError": "hpcpool.errors",
     "ExecutorView": "hpcpool.view",
+    "File": "hpcpool.file",
+    "FileMismatch": "hpcpool.errors",
     "HPCPoolError": "hpcpool.errors",
     "HPCPoolExecutor": "hpcpool.executor",
     "MPIError": "hpcpool.errors",

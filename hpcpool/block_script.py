@@ -36,6 +36,7 @@ def block_script(
     container: Container | None = None,
     python: str | None = None,
     visible: Sequence[str] = (),
+    is_installed: bool = False,
 ) -> str:
     """Return the lines, for bash, that run on the first node and return when the block is over.
 
@@ -53,9 +54,10 @@ def block_script(
         container: what the manager runs in; `worker_init` runs outside.
         python: the interpreter on the nodes; None: the one of `command`, in a container `python3`.
         visible: what else a manager in a container must find inside: absolute paths.
+        is_installed: outside of a container, hpcpool is one of the packages of `python`; False: it is where it is here.
     """
     if container is None:
-        last = _manager_lines(command, python or command[0], "", is_installed=False)
+        last = _manager_lines(command, python or command[0], "", is_installed=is_installed)
     else:
         last = [_contained(command, container, python or "python3", [block_dir, *visible], tuple(env or ()))]
     node = _node_script(block_dir, worker_init, env or {}, last)

@@ -138,12 +138,24 @@ class MPIError(HPCPoolError, RuntimeError):
         self.returncode = returncode
 
 
+class SSHError(HPCPoolError, ConnectionError):
+    """A machine cannot be reached over SSH, refuses the login, or was lost; the message says which and what to do."""
+
+
+class HostKeyError(SSHError):
+    """A machine shows a host key that is not known, or another one than before. Nothing was sent to it."""
+
+
 class MissingOutputs(HPCPoolError, FileNotFoundError):
     """A bash call succeeded but did not make all its `outputs`. Attribute `missing`: the paths."""
 
     def __init__(self, message: str = "", *, missing: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.missing = missing
+
+
+class FileMismatch(HPCPoolError, OSError):
+    """A file is not the one that it must be: its size or its hash differs."""
 
 
 def signal_name(number: int) -> str:

@@ -263,6 +263,8 @@ def usual_launcher(provider: object, nodes: int) -> Launcher:
             return SrunLauncher()
         case "cobalt":
             return AprunLauncher()
+        case "ssh":  # each host is given the script
+            return SingleNodeLauncher()
         case "oar":
             return SSHLauncher(program="oarsh")
         case _:  # it needs no module to be loaded

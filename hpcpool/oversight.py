@@ -145,7 +145,7 @@ def job_script(executor: HPCPoolExecutor, pool: str | None) -> str:
     # A run directory of its own: closing a driver removes what it finds in the folder of its run.
     with tempfile.TemporaryDirectory(prefix="hpcpool-") as directory:
         surroundings = Surroundings(
-            directory, f"{directory}/connection.json", (-1, -1), lambda block: Connection([], "")
+            directory, f"{directory}/connection.json", (-1, -1), lambda block, reach: Connection([], "")
         )
         driver = node_pool.provider.open(directory)
         try:

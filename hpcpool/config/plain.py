@@ -165,11 +165,25 @@ def _advice(key: object, valid: list[str], others: type[Any] | None) -> str:
 
 def _converted(value: object, hint: Any, path: Path) -> object:
     """The value as the type that a provider's field declares: exactly that, no text is taken for a number."""
+    _check_tables(value, hint, path)
     try:
         return msgspec.convert(value, hint, strict=True)
-    except msgspec.ValidationError:
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, ConfigError):  # a value's own checks
+            raise misfit(path, f"is refused: {error.__cause__}") from error
         valid = hint.__name__ if type(hint) is type else str(hint)
         raise misfit(path, f"is {shown(value)}; valid: {valid}") from None
+
+
+def _check_tables(value: object, hint: Any, path: Path) -> None:
+    """Refuse keys that are no options in the tables of a value; msgspec would pass them by."""
+    owners = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
+    if isinstance(value, Mapping) and owners:
+        _check_keys(value, typing.cast("type[Any]", owners[0]), path)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            for kind in typing.get_args(hint):
+                _check_tables(item, kind, (*path, index))
 
 
 def _required(owner: type[Any]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hpcpool.block_script import block_script
@@ -11,7 +11,7 @@ from hpcpool.config import NodePool
 from hpcpool.launchers import usual_launcher
 from hpcpool.processes.connection import Connection
 from hpcpool.processes.start_command import start_command
-from hpcpool.providers.base import BlockRequest, Driver
+from hpcpool.providers.base import BlockRequest, Driver, RemoteDriver
 
 #: The file in a block's folder that tells its managers where the interchange is.
 _CONNECTION = "connection.json"
@@ -25,7 +25,8 @@ class Surroundings(NamedTuple):
     #: Descriptors for managers on this host: the user's stderr and the census.
     descriptors: tuple[int, int]
     #: Makes the connection file of a block on other hosts, with a key of its own; called in the driver's thread.
-    connection_for: Callable[[str], Connection]
+    #: The driver says how else this host is reached (`RemoteDriver.reach`).
+    connection_for: Callable[[str, Callable[[int], Sequence[str]]], Connection]
 
 
 def block_request(pool: NodePool, name: str, driver: Driver, surroundings: Surroundings) -> BlockRequest:
@@ -45,11 +46,11 @@ def block_request(pool: NodePool, name: str, driver: Driver, surroundings: Surro
         block_id=name,
         nodes=pool.nodes_per_block,
         command=tuple(command),
-        script=_script(pool, command, folder),
+        script=_script(pool, command, folder, _installed_python(pool, name, driver)),
         cwd=folder,  # there on all nodes; workers go where the client is
         stdout=_output(surroundings, name, "out"),
         stderr=_output(surroundings, name, "err"),
-        files={_CONNECTION: _connection_for(name, surroundings)},
+        files={_CONNECTION: _connection_for(name, driver, surroundings)},
         walltime_s=pool.walltime_s,
         **_resources(pool),  # type: ignore[arg-type]  # it has no other keys
     )
@@ -81,7 +82,12 @@ def _local_request(pool: NodePool, name: str, driver: Driver, surroundings: Surr
     )
 
 
-def _script(pool: NodePool, command: list[str], folder: str) -> str:
+def _installed_python(pool: NodePool, name: str, driver: Driver) -> str:
+    """The Python that the driver brings to the nodes, unless the user has named one; empty: none."""
+    return driver.python(name) if isinstance(driver, RemoteDriver) and pool.python is None else ""
+
+
+def _script(pool: NodePool, command: list[str], folder: str, installed: str = "") -> str:
     return block_script(
         command,
         nodes=pool.nodes_per_block,
@@ -90,13 +96,15 @@ def _script(pool: NodePool, command: list[str], folder: str) -> str:
         env=pool.env,
         launcher=pool.launcher or usual_launcher(pool.provider, pool.nodes_per_block),
         container=pool.container,
-        python=pool.python,
+        python=pool.python or installed or None,
+        is_installed=bool(installed),
     )
 
 
-def _connection_for(block: str, surroundings: Surroundings) -> bytes:
+def _connection_for(block: str, driver: Driver, surroundings: Surroundings) -> bytes:
     """Return what a block's managers must know to reach the interchange, with the key that lets them in."""
-    return surroundings.connection_for(block).to_json()
+    reach = driver.reach if isinstance(driver, RemoteDriver) else lambda port: ()
+    return surroundings.connection_for(block, reach).to_json()
 
 
 def _output(surroundings: Surroundings, name: str, kind: str) -> str:

@@ -72,18 +72,22 @@ class Entrance:
         self._keys = keys = RunKeys()
         self._listen(listener, functools.partial(self._accept_guest, listener, keys.context(), keys))
 
-    def connection_for(self, block: str, start_method: str, hosts: Sequence[str] | None) -> Connection:
+    def connection_for(
+        self, block: str, reach: Callable[[int], Sequence[str]], *, start_method: str, hosts: Sequence[str] | None
+    ) -> Connection:
         """Return what the managers of a block on other hosts must know, with a key of its own.
 
         May be called in another thread.
 
         Args:
             block: its key is good until `revoke`.
+            reach: makes the port reachable in other ways, and returns them as `host:port`.
             start_method: of their workers.
             hosts: names or addresses of this host; None: all that it has.
         """
         assert self._keys is not None
-        addresses = [f"tcp://{host}:{self._port}" for host in hosts or own_addresses()]
+        ways = [*(f"{host}:{self._port}" for host in hosts or own_addresses()), *reach(self._port)]
+        addresses = [f"tcp://{way}" for way in ways]
         authority, key = self._keys.authority.decode("ascii"), self._keys.issue(block).decode("ascii")
         return Connection(addresses, start_method, authority=authority, key=key)
 

@@ -12,7 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from hpcpool.errors import ConfigError
-from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, Provider, SubmitError, Unreachable
+from hpcpool.providers.base import (
+    BlockRequest,
+    Driver,
+    JobState,
+    JobStatus,
+    Provider,
+    RemoteDriver,
+    SubmitError,
+    Unreachable,
+)
 from hpcpool.providers.local import LocalProvider
 
 if TYPE_CHECKING:
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
     from hpcpool.providers.oar import OARProvider
     from hpcpool.providers.pbs import PBSProProvider
     from hpcpool.providers.slurm import SlurmProvider
+    from hpcpool.providers.ssh.login import SSHLogin
+    from hpcpool.providers.ssh.provider import SSHProvider
     from hpcpool.providers.torque import TorqueProvider
 
 __all__ = [
@@ -41,6 +52,9 @@ __all__ = [
     "OARProvider",
     "PBSProProvider",
     "Provider",
+    "RemoteDriver",
+    "SSHLogin",
+    "SSHProvider",
     "SlurmProvider",
     "SubmitError",
     "TorqueProvider",
@@ -61,10 +75,11 @@ _BUILT_IN: Mapping[str, tuple[str, str]] = {
     "lsf": ("LSFProvider", "hpcpool.providers.lsf"),
     "oar": ("OARProvider", "hpcpool.providers.oar"),
     "pbspro": ("PBSProProvider", "hpcpool.providers.pbs"),
+    "ssh": ("SSHProvider", "hpcpool.providers.ssh.provider"),
     "slurm": ("SlurmProvider", "hpcpool.providers.slurm"),
     "torque": ("TorqueProvider", "hpcpool.providers.torque"),
 }
-_HOMES: Mapping[str, str] = dict(_BUILT_IN.values())
+_HOMES: Mapping[str, str] = {**dict(_BUILT_IN.values()), "SSHLogin": "hpcpool.providers.ssh.login"}
 
 
 def __getattr__(name: str) -> Any:

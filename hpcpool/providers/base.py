@@ -161,6 +161,37 @@ class Driver(Protocol):
 
 
 @runtime_checkable
+class RemoteDriver(Protocol):
+    """What a driver offers besides, when its nodes may have no route to this machine, or not this hpcpool.
+
+    Both are asked for before the block is submitted, in the driver's thread.
+    """
+
+    def reach(self, port: int) -> Sequence[str]:
+        """Make a TCP port of this machine reachable from the nodes, for as long as the driver is open.
+
+        Args:
+            port: a port that something listens on here, at least at 127.0.0.1.
+
+        Returns:
+            Addresses, `host:port`, that may lead there from a node. A manager tries them together with those of this
+            machine, and trusts nobody there but our interchange. Empty: there is no other way than the latter.
+
+        Raises:
+            SubmitError: the way that there should be cannot be made now.
+        """
+
+    def python(self, block_id: str) -> str:
+        """Return the path of a Python on the nodes of a block that has this hpcpool installed; empty: as it is here.
+
+        It is there when the block's command starts, perhaps not before.
+
+        Raises:
+            SubmitError: the nodes have none, and it could not be brought there; with what to do.
+        """
+
+
+@runtime_checkable
 class Provider(Protocol):
     """The options of a batch system: a frozen dataclass whose fields are plain values.
 

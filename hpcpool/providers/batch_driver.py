@@ -18,10 +18,15 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError, Unreachable
 from hpcpool.providers.batch import BatchSystem, JobRequest, JobSearch, SubmitUnclear
-from hpcpool.providers.commands import CommandResult, Runner
+from hpcpool.providers.commands import CommandResult, LocalRunner, Runner
+
+if TYPE_CHECKING:
+    from hpcpool.providers.ssh.login import SSHLogin
+    from hpcpool.providers.ssh.login_node import LoginNode
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +70,7 @@ class BatchDriver:
         poll_interval_s: seconds between two looks at the jobs while nothing special goes on.
         walltime_s: the walltime of blocks that come without one (seconds); None: the batch system's default.
         clock: tells the time (seconds since the epoch).
+        login_node: where `runner` runs commands, if that is another machine; it is closed with the driver.
     """
 
     is_local = False
@@ -79,6 +85,7 @@ class BatchDriver:
         *,
         walltime_s: float | None = None,
         clock: Callable[[], float] = time.time,
+        login_node: LoginNode | None = None,
     ) -> None:
         self._system = system
         self._runner = runner
@@ -86,6 +93,7 @@ class BatchDriver:
         self._poll_interval_s = poll_interval_s
         self._walltime_s = walltime_s
         self._clock = clock
+        self._login_node = login_node
         self._is_closed = False
         self._busy_until = 0.0
         #: Jobs that were submitted here, and those of earlier runs that somebody has asked about.
@@ -107,6 +115,12 @@ class BatchDriver:
         None: it has none, or jobs cannot be found by name.
         """
         return self._find(job_name(os.path.basename(self._folder), block_id))
+
+    def reach(self, port: int) -> Sequence[str]:
+        return () if self._login_node is None else self._login_node.reach(port)
+
+    def python(self, block_id: str) -> str:
+        return "" if self._login_node is None else self._login_node.python()
 
     def job_script(self, request: BlockRequest) -> str:
         """Return the script that `submit` would hand to the batch system.
@@ -159,6 +173,8 @@ class BatchDriver:
         else:
             self._runner.remove_folder(self._folder)
         self._runner.close()
+        if self._login_node is not None:
+            self._login_node.close()
 
     # -- submitting --
 
@@ -354,6 +370,46 @@ class _Job:
         if self.is_cancelled:
             return 0.0 if self.was_named else _CANCELLED_GRACE_S
         return _GRACE_S if past is None else _HISTORY_PATIENCE_S
+
+
+def open_driver(
+    system: BatchSystem,
+    run_dir: str,
+    *,
+    login: SSHLogin | str | None,
+    job_dir: str | None,
+    poll_interval_s: float,
+    walltime_s: float | None,
+) -> BatchDriver:
+    """Make the driver of a batch system whose commands are on this machine or on a login node.
+
+    Args:
+        system: what the commands are and mean.
+        run_dir: the run directory, which gives the folder of its jobs its name.
+        login: the login node; None: this machine.
+        job_dir, poll_interval_s, walltime_s: see `runs_folder` and `BatchDriver`.
+
+    Raises:
+        OSError: the login node cannot be reached, or the home directory there not be found out.
+        ConfigError: `~/.ssh/config` cannot be used.
+    """
+    login_node = None if login is None else _login_node(login)
+    runner: Runner = LocalRunner() if login_node is None else login_node.runner
+    try:
+        folder = runs_folder(runner, job_dir, run_dir)
+    except BaseException:
+        runner.close()
+        raise
+    return BatchDriver(system, runner, folder, poll_interval_s, walltime_s=walltime_s, login_node=login_node)
+
+
+def _login_node(login: SSHLogin | str) -> LoginNode:
+    # Imported here, because only those who have a login node need it.
+    from hpcpool.providers.ssh.login import login_of
+    from hpcpool.providers.ssh.login_node import LoginNode
+    from hpcpool.providers.ssh.node_python import NodePython
+
+    return LoginNode(login_of(login), NodePython())
 
 
 def runs_folder(runner: Runner, job_dir: str | None, run_dir: str) -> str:

@@ -18,8 +18,9 @@ from hpcpool.errors import signal_name
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus, SubmitError
 from hpcpool.providers.batch import JobRequest, SubmitUnclear, all_unknown, with_hint
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
+from hpcpool.providers.ssh.login import SSHLogin
 
 _DIRECTIVE = "#$"
 _MIB = 2**20
@@ -45,6 +46,7 @@ class GridEngineProvider:
         walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number): `h_rt`.
         scheduler_options: more lines for the head of the job script ("-V"), with or without `#$`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `qstat`, one for all jobs.
 
     Raises:
@@ -61,6 +63,7 @@ class GridEngineProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "gridengine"
@@ -75,16 +78,21 @@ class GridEngineProvider:
         option_checks.check_counts(self, "slots_per_node")
         option_checks.settle_words(self, "resources")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         option_checks.check_seconds(self, "poll_interval_s")
         option_checks.walltime_of(self)
         option_checks.settle_lines(self, "scheduler_options", _DIRECTIVE)
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. Grid Engine's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(GridEngineSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. Grid Engine's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            GridEngineSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 #: The queue, and behind it what it does not tell: why jobs wait. Its times are those of the zone that it is told.

@@ -26,9 +26,10 @@ from hpcpool.errors import signal_name
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus
 from hpcpool.providers.batch import JobRequest
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
 from hpcpool.providers.job_script import submitted_id
+from hpcpool.providers.ssh.login import SSHLogin
 
 _DIRECTIVE = "#CONDOR"
 _MIB = 2**20
@@ -56,6 +57,7 @@ class HTCondorProvider:
         walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
         scheduler_options: more lines of the submit description ('+ProjectName = "x"'), with or without `#CONDOR`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `condor_q`, one for all jobs.
 
     Raises:
@@ -74,6 +76,7 @@ class HTCondorProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "htcondor"
@@ -84,6 +87,7 @@ class HTCondorProvider:
         option_checks.check_counts(self, "request_cpus", "request_gpus")
         option_checks.check_flags(self, "transfer_files")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         if self.transfer_files and (self.job_dir is None or not self.job_dir.startswith("/")):
             valid = "with transfer_files=True a folder that can be made on the nodes, too, such as '/tmp/hpcpool-me'"
             option_checks.refuse(self, "job_dir", valid)
@@ -102,11 +106,15 @@ class HTCondorProvider:
         return EachJobLauncher()
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. HTCondor's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(HTCondorSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. HTCondor's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            HTCondorSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 @dataclass(frozen=True)

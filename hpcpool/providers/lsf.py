@@ -14,9 +14,10 @@ from typing import ClassVar
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus
 from hpcpool.providers.batch import JobRequest
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
 from hpcpool.providers.job_script import job_script, quoted, submitted_id
+from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.times import epoch_s, whole_minutes
 
 _DIRECTIVE = "#BSUB"
@@ -43,6 +44,7 @@ class LSFProvider:
         walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number); whole minutes count.
         scheduler_options: more lines for the head of the job script ("-alloc_flags smt1"), with or without `#BSUB`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `bjobs`, one for all jobs.
 
     Raises:
@@ -61,6 +63,7 @@ class LSFProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "lsf"
@@ -73,16 +76,21 @@ class LSFProvider:
         if self.nnodes and self.ptile is not None:
             option_checks.refuse(self, "ptile", "None with nnodes=True, where whole nodes are asked for")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         option_checks.check_seconds(self, "poll_interval_s")
         option_checks.walltime_of(self)
         option_checks.settle_lines(self, "scheduler_options", _DIRECTIVE)
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. LSF's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(LSFSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. LSF's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            LSFSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 #: Every state of `bjobs`.

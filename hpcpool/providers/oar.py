@@ -16,8 +16,9 @@ from hpcpool.errors import signal_name
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus, SubmitError
 from hpcpool.providers.batch import JobRequest, SubmitUnclear, all_unknown, with_hint
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
+from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.walltime import hours_minutes_seconds
 
 _DIRECTIVE = "#OAR"
@@ -39,6 +40,7 @@ class OARProvider:
         walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
         scheduler_options: more lines for the head of the job script ("--notify mail:me@x"), with or without `#OAR`.
         job_dir: a folder that all nodes see, for job scripts and their output, without blanks; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `oarstat`, one for all jobs.
 
     Raises:
@@ -53,6 +55,7 @@ class OARProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "oar"
@@ -63,16 +66,21 @@ class OARProvider:
         option_checks.check_texts(self, "properties")
         option_checks.settle_words(self, "types")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         option_checks.check_seconds(self, "poll_interval_s")
         option_checks.walltime_of(self)
         option_checks.settle_lines(self, "scheduler_options", _DIRECTIVE)
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. OAR's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(OARSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. OAR's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            OARSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 #: OAR runs the file itself, and takes a working directory in the script for the job's name (seen with 2.5.9).

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from hpcpool.errors import ConfigError
 from hpcpool.providers import walltime
+from hpcpool.providers.ssh.login import login_of
 
 #: No count is larger: far above any machine, and low enough that a slip (a size in bytes) is noticed.
 _MOST = 1_000_000
@@ -53,6 +54,13 @@ def check_seconds(provider: object, *names: str) -> None:
         value = getattr(provider, name)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST:
             refuse(provider, name, f"a number of seconds above 0, up to {_MOST}")
+
+
+def check_login(provider: object, name: str) -> None:
+    """It is None, an `SSHLogin`, or the text of one."""
+    value = getattr(provider, name)
+    if value is not None:
+        login_of(value)
 
 
 def check_folder(provider: object, name: str) -> None:

@@ -15,8 +15,9 @@ from hpcpool.errors import signal_name
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus, SubmitError
 from hpcpool.providers.batch import JobRequest, SubmitUnclear, all_unknown, with_hint
-from hpcpool.providers.batch_driver import BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
+from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.walltime import hours_minutes_seconds
 
 _DIRECTIVE = "#SBATCH"
@@ -46,6 +47,7 @@ class SlurmProvider:
         walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
         scheduler_options: more lines for the head of the job script ("--mail-type=FAIL"), with or without `#SBATCH`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `squeue`, one for all jobs.
 
     Raises:
@@ -66,6 +68,7 @@ class SlurmProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "slurm"
@@ -86,16 +89,21 @@ class SlurmProvider:
         if self.cluster is not None and not re.fullmatch(r"[\w.-]+", self.cluster):
             option_checks.refuse(self, "cluster", "the name of one cluster, or None")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         option_checks.check_seconds(self, "poll_interval_s")
         option_checks.walltime_of(self)
         option_checks.settle_lines(self, "scheduler_options", _DIRECTIVE)
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. Slurm's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(SlurmSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. Slurm's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            SlurmSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 #: In front of a command: its times are seconds since the epoch, in whatever zone the machine is.

@@ -15,10 +15,11 @@ from typing import ClassVar
 from hpcpool.providers import option_checks
 from hpcpool.providers.base import JobState, JobStatus
 from hpcpool.providers.batch import JobRequest
-from hpcpool.providers.batch_driver import STDERR, STDOUT, BatchDriver, runs_folder
-from hpcpool.providers.commands import CommandResult, LocalRunner
+from hpcpool.providers.batch_driver import STDERR, STDOUT, BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
 from hpcpool.providers.job_script import found_id, job_script, quoted, submitted_id
 from hpcpool.providers.qstat import Attributes, last_status, living_status, told_statuses
+from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.walltime import hours_minutes_seconds
 
 _DIRECTIVE = "#PBS"
@@ -43,6 +44,7 @@ class TorqueProvider:
         scheduler_options: more lines for the head of the job script ("-l naccesspolicy=singlejob"), with or without
             `#PBS`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
+        login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.
         poll_interval_s: seconds between two calls of `qstat`, one for all jobs.
 
     Raises:
@@ -58,6 +60,7 @@ class TorqueProvider:
     walltime: str | float | None = None
     scheduler_options: str | tuple[str, ...] = ()
     job_dir: str | None = None
+    login: SSHLogin | str | None = None
     poll_interval_s: float = 15.0
 
     kind: ClassVar[str] = "torque"
@@ -67,16 +70,21 @@ class TorqueProvider:
         option_checks.check_texts(self, "queue", "account", "mem", "properties")
         option_checks.check_counts(self, "ppn", "gpus")
         option_checks.check_folder(self, "job_dir")
+        option_checks.check_login(self, "login")
         option_checks.check_seconds(self, "poll_interval_s")
         option_checks.walltime_of(self)
         option_checks.settle_lines(self, "scheduler_options", _DIRECTIVE)
 
     def open(self, run_dir: str) -> BatchDriver:
-        """Make the driver. Torque's commands must be there on this machine."""
-        runner = LocalRunner()
-        folder = runs_folder(runner, self.job_dir, run_dir)
-        walltime_s = option_checks.walltime_of(self)
-        return BatchDriver(TorqueSystem(self), runner, folder, self.poll_interval_s, walltime_s=walltime_s)
+        """Make the driver. Torque's commands must be there, on this machine or on that of `login`."""
+        return open_driver(
+            TorqueSystem(self),
+            run_dir,
+            login=self.login,
+            job_dir=self.job_dir,
+            poll_interval_s=self.poll_interval_s,
+            walltime_s=option_checks.walltime_of(self),
+        )
 
 
 #: Every state of `qstat`; how C ended its exit status tells.

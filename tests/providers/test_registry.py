@@ -15,11 +15,15 @@ def test_the_local_provider_is_built_in():
     assert provider_class("local") is LocalProvider
 
 
+#: What a provider cannot be without.
+REQUIRED = {"ssh": {"hosts": ("node1",)}}
+
+
 @pytest.mark.parametrize("kind", providers._BUILT_IN)
 def test_what_is_built_in_is_found_by_its_kind_and_by_its_name(kind):
     found = provider_class(kind)
     assert found.kind == kind
-    assert isinstance(found(), Provider)
+    assert isinstance(found(**REQUIRED.get(kind, {})), Provider)
     assert getattr(providers, found.__name__) is found
     assert found.__name__ in providers.__all__
 

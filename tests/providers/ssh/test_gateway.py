@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import random
+
+import pytest
+
+from hpcpool.errors import SSHError
+from hpcpool.providers.ssh.gateway import Gateway, listening
+from tests.conftest import wait_until
+from tests.providers.ssh.streams import answer_of, echo, is_refused, serving
+
+#: From a Debian 12, shortened: port 8080 on all addresses, 6010 on loopback, 6010 also as a connection (state 01).
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
+   1: 0100007F:177A 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 2 1
+   2: 0500000A:177A 0600000A:9C40 01 00000000:00000000 00:00000000 00000000     0        0 3 1
+  sl  local_address                         remote_address                        st tx_queue
+   0: 00000000000000000000000000000000:1F90 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000
+   1: 00000000000000000000000001000000:177A 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000
+cat: /proc/net/tcp6: No such file or directory
+"""
+
+
+def addresses(*texts: str) -> frozenset:
+    return frozenset(map(ipaddress.ip_address, texts))
+
+
+def test_the_addresses_that_a_port_listens_on_are_read():
+    assert listening(TCP, 8080) == addresses("0.0.0.0", "::")
+    assert listening(TCP, 6010) == addresses("127.0.0.1", "::1")
+    assert listening(TCP, 1) == listening("", 8080) == frozenset()
+
+
+@pytest.mark.testbed
+@pytest.mark.parametrize("gateway_ports", ["no", "clientspecified", "yes"])
+def test_nodes_reach_a_port_here_through_the_login_node(new_server, gateway_ports):
+    server = new_server(f"GatewayPorts {gateway_ports}")
+    sent = random.Random(2).randbytes(4 << 20)
+    with serving(echo) as port, contextlib.closing(Gateway(server.login(), port)) as gateway:
+        assert gateway.addresses
+        # The nodes of this login node are 127.0.0.x, too: its loopback address alone is not theirs.
+        reached = int(gateway.addresses[0].rpartition(":")[2])
+        assert answer_of("127.0.0.77", reached, sent) == sent
+        assert gateway.is_alive
+
+
+@pytest.mark.testbed
+def test_the_relay_ends_with_the_gateway(new_server):
+    server = new_server("GatewayPorts no")
+    with serving(echo) as port:
+        gateway = Gateway(server.login(), port)
+        reached = int(gateway.addresses[0].rpartition(":")[2])
+        assert answer_of("127.0.0.77", reached, b"x") == b"x"
+        gateway.close()
+        gateway.close()
+        assert wait_until(lambda: is_refused("127.0.0.77", reached), 10)
+
+
+@pytest.mark.testbed
+def test_where_nothing_helps_it_is_said_what_to_do(new_server, tmp_path):
+    broken = tmp_path / "bin"
+    broken.mkdir()
+    (broken / "python3").write_text("#!/bin/sh\necho no python here >&2\nexit 1\n")
+    (broken / "python3").chmod(0o755)
+    server = new_server("GatewayPorts no", f'ForceCommand PATH={broken}:$PATH sh -c "$SSH_ORIGINAL_COMMAND"')
+    with pytest.raises(SSHError, match=r"GatewayPorts no.*no python here.*clientspecified"):
+        Gateway(server.login(), 1)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from hpcpool.errors import SSHError
+from hpcpool.providers.base import BlockRequest, JobState, JobStatus, RemoteDriver, SubmitError, Unreachable
+from hpcpool.providers.batch import JobRequest
+from hpcpool.providers.batch_driver import BatchDriver, open_driver
+from hpcpool.providers.commands import CommandResult
+from hpcpool.providers.ssh.login import SSHLogin
+from tests.conftest import wait_until
+from tests.providers.ssh.streams import answer_of, echo, serving
+
+pytestmark = pytest.mark.testbed
+
+PATIENCE_S = 40.0
+
+
+class ShellSystem:
+    """A batch system of three shell commands: a job is a process of the login node, and its id the number of that."""
+
+    def script(self, job: JobRequest) -> str:
+        return f"cd {job.cwd}\nexec >{job.stdout} 2>{job.stderr}\n{job.body}"
+
+    def submit_command(self, script_path: str) -> tuple[str, ...]:
+        start = 'setsid -f sh -c "echo \\$\\$ >&3; exec bash $1 3>&-" 3>&1 >/dev/null 2>&1 </dev/null'
+        return ("sh", "-c", start, "sh", script_path)
+
+    def parse_submit(self, result: CommandResult) -> str:
+        if result.code != 0:
+            raise SubmitError(result.words)
+        return result.stdout.strip()
+
+    def status_command(self, job_ids: Sequence[str]) -> tuple[str, ...]:
+        return ("sh", "-c", 'for id in "$@"; do kill -0 "$id" && echo "$id"; done; :', "sh", *job_ids)
+
+    def parse_status(self, job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
+        if result.code != 0:
+            return dict.fromkeys(job_ids, JobStatus(JobState.UNKNOWN, reason=result.words))
+        return {job_id: JobStatus(JobState.RUNNING) for job_id in result.stdout.split()}
+
+    def history_command(self, job_ids: Sequence[str]) -> None:
+        return None
+
+    def parse_history(self, job_ids: Sequence[str], result: CommandResult) -> Mapping[str, JobStatus]:
+        return {}
+
+    def cancel_command(self, job_ids: Sequence[str], *, force: bool) -> tuple[str, ...]:
+        return ("sh", "-c", 'for id in "$@"; do kill -s TERM -- "-$id"; done', "sh", *job_ids)
+
+
+def opened(login: SSHLogin) -> contextlib.closing[BatchDriver]:
+    driver = open_driver(
+        ShellSystem(), "/run/of-a-test", login=login, job_dir=None, poll_interval_s=0.1, walltime_s=None
+    )
+    return contextlib.closing(driver)
+
+
+def request(driver: BatchDriver, script: str, **changes: object) -> BlockRequest:
+    fields = {
+        "block_id": "b1",
+        "nodes": 1,
+        "command": ("false",),
+        "script": script,
+        "cwd": driver.block_dir("b1"),
+        "stdout": "/unused",
+        "stderr": "/unused",
+    }
+    return BlockRequest(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_jobs_are_submitted_watched_and_cancelled_on_the_login_node(server):
+    with opened(server.login()) as driver:
+        assert isinstance(driver, RemoteDriver)
+        folder = Path(driver.block_dir("b1"))
+        assert folder.is_relative_to(server.home)
+        job = driver.submit(request(driver, "cat key; sleep 100", files={"key": b"secret\n"}))
+        assert driver.status([job])[job].state is JobState.RUNNING
+        assert wait_until(lambda: (folder / "job.out").read_text() == "secret\n", PATIENCE_S)
+        driver.cancel([job])
+        assert wait_until(lambda: driver.status([job])[job].state is JobState.ENDED, PATIENCE_S)
+    assert not folder.exists()
+
+
+def test_a_job_that_fails_tells_the_end_of_its_stderr(server):
+    with opened(server.login()) as driver:
+        job = driver.submit(request(driver, "echo the reason >&2; exit 3"))
+        assert wait_until(lambda: driver.status([job])[job].state is JobState.FAILED, PATIENCE_S)
+        status = driver.status([job])[job]
+        assert (status.exit_code, status.stderr_tail) == (3, "the reason")
+
+
+def test_a_cut_leaves_jobs_unknown_or_running_and_never_over(server):
+    with opened(server.login()) as driver:
+        job = driver.submit(request(driver, "sleep 100"))
+        server.stop()
+        assert driver.status([job])[job].state is JobState.UNKNOWN
+        server.start()
+        assert wait_until(lambda: driver.status([job])[job].state is JobState.RUNNING, PATIENCE_S)
+        driver.cancel([job])
+        assert wait_until(lambda: driver.status([job])[job].state is JobState.ENDED, PATIENCE_S)
+
+
+def test_the_way_back_is_made_anew_after_a_cut(server):
+    with serving(echo) as port, opened(server.login()) as driver:
+        assert answer(driver.reach(port)) == b"hello"
+        assert driver.reach(port) == driver.reach(port)
+        server.cut_connections()
+        assert wait_until(lambda: answer(driver.reach(port)) == b"hello", PATIENCE_S)
+        server.stop()
+        assert wait_until(lambda: is_unreachable(driver, port), PATIENCE_S)
+
+
+def answer(addresses: Sequence[str]) -> bytes:
+    """What comes back; the nodes of this login node are on this machine, too."""
+    try:
+        return answer_of("127.0.0.77", int(addresses[0].rpartition(":")[2]), b"hello")
+    except OSError:
+        return b""
+
+
+def is_unreachable(driver: BatchDriver, port: int) -> bool:
+    try:
+        driver.reach(port)
+    except Unreachable:
+        return True
+    return False
+
+
+def test_the_nodes_have_the_python_of_the_login_node(server):
+    with opened(server.login()) as driver:
+        assert driver.python("b1") == sys.executable
+
+
+def test_a_login_node_that_is_down_cannot_be_opened(server):
+    login = server.login()
+    server.stop()
+    with pytest.raises(SSHError, match="cannot connect"):
+        opened(login)
+
+
+def test_without_a_login_there_is_no_other_way_and_no_other_python(tmp_path):
+    driver = open_driver(
+        ShellSystem(), "/run/x", login=None, job_dir=str(tmp_path), poll_interval_s=1.0, walltime_s=None
+    )
+    with contextlib.closing(driver):
+        assert (driver.reach(1), driver.python("b1")) == ((), "")
+
+
+class MissingSystem(ShellSystem):
+    def submit_command(self, script_path: str) -> tuple[str, ...]:
+        return ("no-such-submit", script_path)
+
+
+def test_commands_of_a_batch_system_that_are_not_there_are_told_with_the_machine(server):
+    driver = open_driver(
+        MissingSystem(), "/run/x", login=server.login(), job_dir=None, poll_interval_s=1.0, walltime_s=None
+    )
+    with (
+        contextlib.closing(driver),
+        pytest.raises(SubmitError, match=r"no-such-submit cannot be run on .*127\.0\.0\.11"),
+    ):
+        driver.submit(request(driver, "true"))

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import threading
+import time
+
+import pytest
+
+from hpcpool.errors import SSHError
+from hpcpool.providers.ssh.tunnel import ReverseTunnel
+from tests.conftest import wait_until
+from tests.providers.ssh.streams import (
+    PATIENCE_S,
+    answer_of,
+    connect_to,
+    echo,
+    is_refused,
+    send_and_end,
+    serving,
+    to_end,
+)
+from tests.testbed.sshd import free_port
+
+pytestmark = pytest.mark.testbed
+
+MIB = 1 << 20
+
+
+@contextlib.contextmanager
+def tunnel_to(server, handle, **options):
+    """A tunnel to a server that handles each connection so; gives the tunnel."""
+    with (
+        serving(handle) as port,
+        contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", port), **options)) as made,
+    ):
+        yield made
+
+
+def test_64_mib_come_back_through_the_tunnel_unchanged(server):
+    sent = random.Random(1).randbytes(64 * MIB)
+    with tunnel_to(server, echo) as tunnel:
+        assert answer_of("127.0.0.1", tunnel.port, sent) == sent
+
+
+def test_many_connections_share_one_tunnel_and_one_thread(server):
+    def threads() -> int:
+        return sum(thread.name.startswith("hpcpool-tunnel") for thread in threading.enumerate())
+
+    with tunnel_to(server, echo) as tunnel:
+        streams = [connect_to("127.0.0.1", tunnel.port) for _ in range(30)]
+        for number, stream in enumerate(streams):
+            stream.sendall(b"%02d" % number)
+        for number, stream in enumerate(streams):
+            assert stream.recv(2) == b"%02d" % number
+        assert threads() == 1
+        for stream in streams:
+            stream.close()
+
+
+def test_a_reader_that_stops_stops_its_writer_but_nobody_else_and_goes_on_later(server):
+    go_on = threading.Event()
+    size = 48 * MIB
+    received: list[int] = []
+
+    def read_later(stream: socket.socket) -> None:
+        if stream.recv(1) == b"e":
+            echo(stream)
+            return
+        assert go_on.wait(PATIENCE_S)
+        received.append(len(to_end(stream)))
+
+    with tunnel_to(server, read_later) as tunnel, connect_to("127.0.0.1", tunnel.port) as slow:
+        slow.sendall(b"s")
+        slow.setblocking(False)
+        taken = fill(slow, size)
+        assert taken < 24 * MIB  # the buffers on the way are full, and they are small
+        with connect_to("127.0.0.1", tunnel.port) as other:
+            other.sendall(b"e" + b"x" * 1000)
+            other.shutdown(socket.SHUT_WR)
+            assert len(to_end(other)) == 1000
+        slow.settimeout(PATIENCE_S)
+        go_on.set()
+        slow.sendall(bytes(size - taken))
+        slow.shutdown(socket.SHUT_WR)
+        assert slow.recv(1) == b""
+    assert received == [size]
+
+
+def fill(stream: socket.socket, most: int) -> int:
+    """Write until nothing is taken for a while; how much was taken."""
+    taken, chunk = 0, bytes(MIB)
+    deadline = time.monotonic() + 1.0
+    while taken < most and time.monotonic() < deadline:
+        try:
+            taken += stream.send(chunk[: most - taken])
+            deadline = time.monotonic() + 1.0
+        except BlockingIOError:
+            threading.Event().wait(0.01)
+    return taken
+
+
+def test_a_writer_here_is_slowed_down_by_a_reader_there(server):
+    size = 48 * MIB
+    written: list[int] = []
+
+    def write(stream: socket.socket) -> None:
+        stream.setblocking(False)
+        taken = fill(stream, size)
+        written.append(taken)
+        stream.settimeout(PATIENCE_S)
+        send_and_end(stream, bytes(size - taken))
+
+    with tunnel_to(server, write) as tunnel, connect_to("127.0.0.1", tunnel.port) as stream:
+        assert wait_until(lambda: bool(written), PATIENCE_S)
+        assert written[0] < 24 * MIB
+        assert len(to_end(stream)) == size
+
+
+def test_each_side_may_end_while_the_other_goes_on(server):
+    def greet_after_the_end(stream: socket.socket) -> None:
+        stream.sendall(to_end(stream)[::-1])
+
+    with tunnel_to(server, greet_after_the_end) as tunnel:
+        assert answer_of("127.0.0.1", tunnel.port, b"abc") == b"cba"
+
+
+def test_a_target_that_is_not_there_closes_the_connection(server):
+    with contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", free_port("127.0.0.1")))) as tunnel:
+        assert answer_of("127.0.0.1", tunnel.port, b"x") == b""
+        assert tunnel.is_alive
+
+
+def test_a_lost_connection_ends_what_goes_through_it(server):
+    with tunnel_to(server, echo) as tunnel, connect_to("127.0.0.1", tunnel.port) as stream:
+        stream.sendall(b"x")
+        assert stream.recv(1) == b"x"
+        server.cut_connections()
+        with contextlib.suppress(ConnectionResetError):
+            assert stream.recv(1) == b""
+        assert wait_until(lambda: not tunnel.is_alive, 10)
+
+
+def test_closing_frees_the_port_and_every_descriptor(server):
+    # The first tunnel loads what stays loaded.
+    with tunnel_to(server, echo) as tunnel:
+        answer_of("127.0.0.1", tunnel.port, b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    with tunnel_to(server, echo) as tunnel:
+        answer_of("127.0.0.1", tunnel.port, b"x")
+        stream = connect_to("127.0.0.1", tunnel.port)
+        stream.sendall(b"x")
+        assert stream.recv(1) == b"x"
+        tunnel.close()
+        tunnel.close()
+        with contextlib.suppress(ConnectionResetError):
+            assert stream.recv(1) == b""
+        stream.close()
+    assert wait_until(lambda: is_refused("127.0.0.1", tunnel.port), 10)
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 10)
+
+
+def test_the_first_port_that_is_free_is_taken(server):
+    with serving(echo) as taken, serving(echo) as target:
+        free = free_port("127.0.0.1")
+        with contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", target), ports=(taken, free))) as tunnel:
+            assert tunnel.port == free
+        with pytest.raises(SSHError, match=f"ports in use: {taken}"):
+            ReverseTunnel(server.login(), ("127.0.0.1", target), ports=(taken,))
+
+
+def test_a_server_that_forbids_tunnels_says_whom_to_ask(new_server):
+    server = new_server("AllowTcpForwarding no")
+    with pytest.raises(SSHError, match="AllowTcpForwarding.*Ask those who run it"):
+        ReverseTunnel(server.login(), ("127.0.0.1", 1))

@@ -206,8 +206,7 @@ def twin_nodes(monkeypatch, tmp_path) -> NodePool:
 
 
 def managers(pool: HPCPoolExecutor) -> list[psutil.Process]:
-    interchange = next(child for child in psutil.Process().children() if "interchange" in child.cmdline())
-    return [process for process in Pool(interchange).of_role("manager") if process.name() != "bash"]
+    return [process for process in Pool.below(os.getpid()).of_role("manager") if process.name() != "bash"]
 
 
 def test_a_call_of_several_nodes_has_them_alone_and_knows_their_names(twin_nodes, tmp_path):

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from hpcpool.launchers import Launcher, WrappedLauncher
 from hpcpool.providers.base import BlockRequest
 from hpcpool.providers.local import LocalDriver, LocalProvider
 from tests.live import far
@@ -17,14 +18,14 @@ class TwinsDriver(LocalDriver):
     is_local = False
 
     def submit(self, request: BlockRequest) -> str:
-        both = '"$@" & "$@" & wait'
-        return super().submit(replace(request, nodes=1, command=("/bin/bash", "-c", both, "bash", *request.command)))
+        return super().submit(replace(request, nodes=1))  # the script starts them both
 
 
 @dataclass(frozen=True)
 class TwinsProvider:
     kind: ClassVar[str] = "twins"
     max_nodes_per_block: ClassVar[int | None] = 2
+    default_launcher: ClassVar[Launcher] = WrappedLauncher("""bash -c '"$@" & "$@" & wait' twins""")
 
     def open(self, run_dir: str) -> TwinsDriver:
         return TwinsDriver(LocalProvider().open(run_dir)._epoll, run_dir)

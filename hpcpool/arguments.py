@@ -8,7 +8,7 @@ from typing import Any, SupportsIndex
 from hpcpool.config import Config
 from hpcpool.processes.cores import usable_cores
 from hpcpool.processes.memory import usable_memory_bytes
-from hpcpool.processes.registrar import offer_of
+from hpcpool.processes.offers import offer_of
 from hpcpool.quantities import integer
 
 

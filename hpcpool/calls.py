@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from hpcpool import current, joining, mapping, oversight
-from hpcpool.feasibility import check_needs
+from hpcpool import current, joining, mapping
 from hpcpool.options import UNSET, RetryOn, _Unset, changed
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
-from hpcpool.status import PoolStatus
 
 if TYPE_CHECKING:
     from hpcpool.bash import BashResult
     from hpcpool.executor import HPCPoolExecutor
+    from hpcpool.status import PoolStatus
     from hpcpool.view import ExecutorView
 
 T = TypeVar("T")
@@ -225,6 +224,8 @@ class Calls(Executor):
             time_request=time_request,
         )
         if options.needs is not None:
+            from hpcpool.feasibility import check_needs  # few programs need it
+
             check_needs(options.needs, self._pool._config, self._pool._workers_per_node)
         return self._view(options)
 
@@ -356,6 +357,8 @@ class Calls(Executor):
             ...     pool.status().workers
             2
         """
+        from hpcpool import oversight
+
         return oversight.status(self._pool)
 
     def scale(self, blocks: int | None, pool: str | None = None) -> None:
@@ -373,6 +376,8 @@ class Calls(Executor):
             RuntimeError: the executor was shut down.
             BrokenPool: the pool cannot go on.
         """
+        from hpcpool import oversight
+
         oversight.scale(self._pool, blocks, pool)
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -388,6 +393,8 @@ class Calls(Executor):
             ValueError: the node pools can never have so many.
             RuntimeError: the executor was shut down, or this was called in a callback of a future.
         """
+        from hpcpool import oversight
+
         oversight.wait_for_workers(self._pool, n, timeout)
 
     def job_script(self, pool: str | None = None) -> str:
@@ -403,6 +410,8 @@ class Calls(Executor):
             ValueError: there is no such pool.
             SubmitError: its batch system cannot have such a block.
         """
+        from hpcpool import oversight
+
         return oversight.job_script(self._pool, pool)
 
 

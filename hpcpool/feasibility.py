@@ -6,7 +6,7 @@ from hpcpool.config import Config
 from hpcpool.config.options import did_you_mean
 from hpcpool.core.needs import Needs
 from hpcpool.core.offer import refusal
-from hpcpool.processes.registrar import offer_of
+from hpcpool.processes.offers import offer_of
 
 
 def check_needs(needs: Needs, config: Config, workers: int) -> None:

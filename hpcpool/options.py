@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from hpcpool.config.options import BYTES, bytes_of
 from hpcpool.core.needs import NO_NEEDS
 from hpcpool.processes.ticket import CallOptions
-from hpcpool.quantities import integer, memory_bytes, seconds
+from hpcpool.quantities import integer, seconds
 
 RetryOn = type[BaseException] | Iterable[type[BaseException]] | Callable[[BaseException], bool]
 
@@ -69,7 +70,7 @@ def _needed(cores: Any, gpus: Any, memory: Any, nodes: Any, ranks: Any, pool: An
         if count is not UNSET:
             needed[option] = 0 if count is None else _whole(option, count, least=1)
     if memory is not UNSET:
-        needed["memory_bytes"] = 0 if memory is None else memory_bytes("memory", memory)
+        needed["memory_bytes"] = 0 if memory is None else _memory_bytes("memory", memory)
     if pool is not UNSET:
         if not isinstance(pool, str | None):
             raise TypeError(f"pool must be the name of a node pool or None, not {pool!r}")
@@ -98,3 +99,13 @@ def _exceptions(value: Any) -> Any:
     if not all(isinstance(item, type) and issubclass(item, BaseException) for item in classes):
         raise TypeError(f"retry_on must be an exception class, several of them, or a function, not {value!r}")
     return classes
+
+
+def _memory_bytes(option: str, value: Any) -> int:
+    """Return a number of bytes, given as such or as text with a unit; `TypeError` or `ValueError` for what is none."""
+    try:
+        return bytes_of(value)
+    except TypeError:
+        raise TypeError(f"{option} must be {BYTES.valid}, not {value!r}") from None
+    except ValueError:
+        raise ValueError(f"{option} must be {BYTES.valid}, not {value!r}") from None

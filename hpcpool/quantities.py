@@ -1,4 +1,4 @@
-"""Whole numbers, seconds and bytes, as users give them. It knows no option by name, and nothing of files."""
+"""Whole numbers and seconds, as users give them. It knows no option by name, and nothing of files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import numbers
 import operator
 from typing import Any
-
-from hpcpool.config.options import BYTES, bytes_of
 
 
 def integer(value: Any, problem: str) -> int:
@@ -31,13 +29,3 @@ def seconds(option: str, value: Any) -> float | None:
     if not number > 0 or math.isinf(number):
         raise ValueError(f"{option} must be more than 0 seconds and finite (None: no limit), not {value!r}")
     return number
-
-
-def memory_bytes(option: str, value: Any) -> int:
-    """Return a number of bytes, given as such or as text with a unit; `TypeError` or `ValueError` for what is none."""
-    try:
-        return bytes_of(value)
-    except TypeError:
-        raise TypeError(f"{option} must be {BYTES.valid}, not {value!r}") from None
-    except ValueError:
-        raise ValueError(f"{option} must be {BYTES.valid}, not {value!r}") from None

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -38,10 +38,12 @@ from hpcpool.config.options import (
     whole,
     with_hints,
 )
-from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
-from hpcpool.launchers import Launcher
 from hpcpool.providers import LocalProvider, Provider
+
+if TYPE_CHECKING:
+    from hpcpool.containers import Container
+    from hpcpool.launchers import Launcher
 
 #: Names a TOML file to use where no configuration is given.
 CONFIG_VARIABLE = "HPCPOOL_CONFIG"
@@ -54,12 +56,16 @@ def _provider(value: Any) -> Provider:
 
 
 def _launcher(value: Any) -> Launcher:
+    from hpcpool.launchers import Launcher  # as below
+
     if isinstance(value, type) or not isinstance(value, Launcher) or not dataclasses.is_dataclass(value):
         raise TypeError
     return value
 
 
 def _container(value: Any) -> Container:
+    from hpcpool.containers import Container  # a pool on this machine has none
+
     if not isinstance(value, Container):
         raise TypeError
     return value

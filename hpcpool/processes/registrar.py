@@ -4,25 +4,10 @@ from __future__ import annotations
 
 from hpcpool.config import Config, NodePool
 from hpcpool.core.needs import Needs, Shape, size
-from hpcpool.core.offer import Offer
 from hpcpool.core.scheduler import Reason, Scheduler
+from hpcpool.processes.offers import offer_of
 from hpcpool.providers import LocalProvider
 from hpcpool.wire.messages import Outcome, Register, Setup, Status, Task, Welcome
-
-
-def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
-    """Return what a pool offers; `workers` on each node, if the user has said so for all pools."""
-    groups = pool.accelerators
-    sizes = (1,) * groups if isinstance(groups, int) else tuple(len(group.split(",")) for group in groups)
-    return Offer(
-        pool=pool.name,
-        workers=workers or pool.workers_per_node,
-        cores_per_worker=pool.cores_per_worker,
-        memory_per_worker=pool.memory_per_worker_bytes,
-        accelerators=sizes,
-        nodes_per_block=pool.nodes_per_block,
-        walltime_s=pool.walltime_s,
-    )
 
 
 def limits_threads(pool: NodePool) -> bool:

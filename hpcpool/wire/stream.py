@@ -11,10 +11,12 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcpool.wire.messages import MessageError
-from hpcpool.wire.tls import TlsEnd
+
+if TYPE_CHECKING:
+    from hpcpool.wire.tls import TlsEnd  # loads OpenSSL, which processes of one host do without
 
 _SIZES = struct.Struct("!QI")  # bytes of the header, number of frames
 _FRAME = struct.Struct("!Q")

@@ -5,7 +5,8 @@ import pytest
 from hpcpool import Config, NodePool
 from hpcpool.core.needs import Shape
 from hpcpool.core.offer import Offer
-from hpcpool.processes.registrar import TooSmall, limits_threads, needs_of, offer_of, pool_of, welcome_of
+from hpcpool.processes.offers import offer_of
+from hpcpool.processes.registrar import TooSmall, limits_threads, needs_of, pool_of, welcome_of
 from hpcpool.providers import LocalProvider, SlurmProvider
 from hpcpool.wire.messages import Register, Setup, Task
 

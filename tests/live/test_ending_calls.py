@@ -244,6 +244,7 @@ def test_info_tells_where_and_since_when_a_call_runs_and_when_it_was_ended(tmp_p
         before = time.time()
         future = pool.submit(calls.run_forever, tmp_path / "runs")
         until(future.running)
+        until((tmp_path / "runs").exists)  # it is told of when its worker may still be importing the function
         info = future.info
         assert str(info.pid) in (tmp_path / "runs").read_text()
         assert info.host

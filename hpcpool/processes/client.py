@@ -93,6 +93,9 @@ class Client:
         #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
+        #: Nothing of the pool is left. It is what `join` waits for: a `Thread.join` that Ctrl-C interrupts takes the
+        #: thread for ended before Python 3.13, so that a second one would not wait.
+        self._is_gone = threading.Event()
         lifecycle.add(self)
         try:
             self._thread.start()
@@ -251,6 +254,7 @@ class Client:
         """Wait until everything of the pool has gone; returns at once in the client's own thread."""
         if self._forked or self.is_own_thread or self.is_holder:
             return
+        self._is_gone.wait()
         self._thread.join()
 
     @property
@@ -283,6 +287,12 @@ class Client:
     # -- the I/O thread --
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._is_gone.set()
+
+    def _serve(self) -> None:
         try:
             try:
                 self._loop()

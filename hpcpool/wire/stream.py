@@ -11,10 +11,12 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcpool.wire.messages import MessageError
-from hpcpool.wire.tls import TlsEnd
+
+if TYPE_CHECKING:  # it loads OpenSSL, which costs a start 10 ms; between processes of one host nobody needs it
+    from hpcpool.wire.tls import TlsEnd
 
 _SIZES = struct.Struct("!QI")  # bytes of the header, number of frames
 _FRAME = struct.Struct("!Q")

@@ -93,8 +93,7 @@ class Client:
         #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
-        #: Nothing of the pool is left. It is what `join` waits for: a `Thread.join` that Ctrl-C interrupts takes the
-        #: thread for ended before Python 3.13, so that a second one would not wait.
+        #: Nothing is left. `join` waits for it: a `Thread.join` does not wait again after Ctrl-C before Python 3.13.
         self._is_gone = threading.Event()
         lifecycle.add(self)
         try:
@@ -288,12 +287,6 @@ class Client:
 
     def _run(self) -> None:
         try:
-            self._serve()
-        finally:
-            self._is_gone.set()
-
-    def _serve(self) -> None:
-        try:
             try:
                 self._loop()
             except BaseException as error:
@@ -306,11 +299,14 @@ class Client:
             log.exception("the client's I/O thread failed; the interchange sees that and ends")
             self._stream.close()
         finally:
-            self._interchange.wait_until_gone()
-            self.inquiries.close()
-            lifecycle.remove(self)
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            try:
+                self._interchange.wait_until_gone()
+                self.inquiries.close()
+                lifecycle.remove(self)
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+            finally:
+                self._is_gone.set()
 
     def _loop(self) -> None:
         poll = select.poll()

@@ -10,6 +10,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from hpcpool.naming import name_of
+from hpcpool.wire.anew import recipe_of
 from hpcpool.wire.payload import pickle_call
 
 #: Far deeper than anybody reads.
@@ -54,7 +55,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             with contextlib.suppress(ValueError):  # it has no value yet
                 yield f"its variable {name!r}", cell.cell_contents
         for name in _names(value.__code__):
-            if name in value.__globals__:
+            if name in value.__globals__ and recipe_of(value.__globals__[name]) is None:
                 yield f"its global {name!r}", value.__globals__[name]
         yield from ((f"its default {index}", default) for index, default in enumerate(value.__defaults__ or (), 1))
     elif isinstance(value, functools.partial):

@@ -12,6 +12,7 @@ from hpcpool.culprit import note_culprit
 from hpcpool.wire.payload import pickle_call
 
 LOCK = threading.Lock()
+LINES = (line for line in ())
 
 
 def note_of(fn: Any, *args: Any, **kwargs: Any) -> str:
@@ -61,18 +62,23 @@ class Slotted:
 
 
 def test_a_global_of_the_function_is_named():
-    fn = made("def f(): return lock", lock=LOCK)
-    assert note_of(fn) == "the function f, its global 'lock' (of type lock)"
+    fn = made("def f(): return lines", lines=LINES)
+    assert note_of(fn) == "the function f, its global 'lines' (of type generator)"
 
 
 def test_a_global_of_a_function_in_the_function_is_named():
-    fn = made("def f():\n    return lambda: lock", lock=LOCK)
-    assert note_of(fn) == "the function f, its global 'lock' (of type lock)"
+    fn = made("def f():\n    return lambda: lines", lines=LINES)
+    assert note_of(fn) == "the function f, its global 'lines' (of type generator)"
 
 
 def test_a_global_of_a_function_that_the_function_calls_is_named():
-    fn = made("def g(): return lock\ndef f(): return g()", lock=LOCK)
-    assert note_of(fn) == "the function f, its global 'g', its global 'lock' (of type lock)"
+    fn = made("def g(): return lines\ndef f(): return g()", lines=LINES)
+    assert note_of(fn) == "the function f, its global 'g', its global 'lines' (of type generator)"
+
+
+def test_a_global_that_a_worker_makes_anew_is_not_to_blame():
+    fn = made("def f():\n    with lock: return lines", lock=LOCK, lines=LINES)
+    assert note_of(fn) == "the function f, its global 'lines' (of type generator)"
 
 
 def test_a_variable_of_a_closure_is_named():

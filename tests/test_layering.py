@@ -202,6 +202,15 @@ def test_importing_the_package_does_no_work():
     assert [name for name in seen["modules"] if name in OPTIONAL_MODULES] == []
 
 
+def test_the_program_of_a_user_does_not_load_openssl():
+    seen = run_python(
+        "import json, sys, hpcpool\n"
+        "hpcpool.HPCPoolExecutor(1)\n"
+        "print(json.dumps({'modules': [name for name in ('ssl', '_ssl', '_hashlib') if name in sys.modules]}))\n"
+    )
+    assert seen["modules"] == []
+
+
 @pytest.mark.parametrize("module", LEAN)
 def test_a_worker_loads_only_what_it_needs(module):
     seen = run_python(

@@ -93,6 +93,8 @@ class Client:
         #: are RLocks: the garbage collector may drop the executor, and so call `close`, while a thread has them.
         self._door = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="hpcpool client")
+        #: Nothing is left. `join` waits for it: a `Thread.join` does not wait again after Ctrl-C before Python 3.13.
+        self._is_gone = threading.Event()
         lifecycle.add(self)
         try:
             self._thread.start()
@@ -251,6 +253,7 @@ class Client:
         """Wait until everything of the pool has gone; returns at once in the client's own thread."""
         if self._forked or self.is_own_thread or self.is_holder:
             return
+        self._is_gone.wait()
         self._thread.join()
 
     @property
@@ -296,11 +299,14 @@ class Client:
             log.exception("the client's I/O thread failed; the interchange sees that and ends")
             self._stream.close()
         finally:
-            self._interchange.wait_until_gone()
-            self.inquiries.close()
-            lifecycle.remove(self)
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            try:
+                self._interchange.wait_until_gone()
+                self.inquiries.close()
+                lifecycle.remove(self)
+                os.close(self._wake_read)
+                os.close(self._wake_write)
+            finally:
+                self._is_gone.set()
 
     def _loop(self) -> None:
         poll = select.poll()

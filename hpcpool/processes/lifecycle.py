@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -62,13 +63,26 @@ def _at_exit() -> None:
     with fork_lock:
         _state.interpreter_exits = True
         clients = [client for client in _state.clients if client.is_usable]
-    interrupted = _ended_by_ctrl_c()
-    for client in clients:
-        client.close(cancel_futures=interrupted)
+    if _ended_by_ctrl_c():
+        _finish(clients, cancel_futures=True)
+        return
     try:
+        _finish(clients, cancel_futures=False)
+    except KeyboardInterrupt:  # the first
+        _finish(clients, cancel_futures=True)
+        raise
+
+
+def _finish(clients: Sequence[_Client], *, cancel_futures: bool) -> None:
+    """Let clients finish what is pending; on Ctrl-C kill what runs."""
+    try:
+        for client in clients:
+            client.close(cancel_futures=cancel_futures)
         for client in clients:
             client.join()
     except KeyboardInterrupt:
+        if not cancel_futures:
+            raise
         for client in clients:
             client.abort(signal.SIGKILL, "the pool cannot go on: ended by Ctrl-C")
         for client in clients:

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, NamedTuple
 import cloudpickle
 from cloudpickle import cloudpickle as _private
 
-from hpcpool.wire import classes, reducers
+from hpcpool.wire import anew, classes, reducers
 from hpcpool.wire.importable import has_registered_modules, is_importable
 
 _MISSING = object()
@@ -70,6 +70,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         #: By the id of the value: many functions name the same globals.
         self._tokens: dict[int, bytes] = {}
+        #: By the id of a global that goes as a recipe: the recipe. Two functions that name one lock get one.
+        self._recipes: dict[int, anew.Recipe] = {}
         #: Classes that are pickled in full, in the order that they are met.
         self.classes: list[type] = []
         #: The packs that are in this payload, by the id of each class in them; None: classes are pickled in full. Large
@@ -85,10 +87,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if reduced is NotImplemented:
             return reduced
         if isinstance(obj, types.FunctionType):
-            if obj.__globals__ is _main_globals():
-                make, arguments, (attributes, slots), *_ = reduced
-                slots = self._with_tokens(slots)
-                return (make, arguments, (attributes, slots), None, None, _set_main_function_state)
+            if len(reduced) == 6:  # by value
+                make, arguments, (attributes, slots), _, _, set_state = reduced
+                slots = self._with_recipes(slots)
+                if obj.__globals__ is _main_globals():
+                    slots, set_state = self._with_tokens(slots), _set_main_function_state
+                return (make, arguments, (attributes, slots), None, None, set_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
             classes.note_sent(obj)
             self.classes.append(obj)
@@ -116,6 +120,16 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _with_token(self, state: Any) -> tuple[bytes, Any]:
         """Return a class's state with a token of it."""
         return _token(state), state
+
+    def _with_recipes(self, slots: dict[str, Any]) -> dict[str, Any]:
+        """Return a function's state whose globals are recipes where another process makes them anew."""
+        return {**slots, "__globals__": {name: self._or_recipe(value) for name, value in slots["__globals__"].items()}}
+
+    def _or_recipe(self, value: Any) -> Any:
+        recipe = self._recipes.get(id(value)) or anew.recipe_of(value)
+        if recipe is None:
+            return value
+        return self._recipes.setdefault(id(value), recipe)
 
     def _with_tokens(self, slots: dict[str, Any]) -> dict[str, Any]:
         tokens = self._tokens

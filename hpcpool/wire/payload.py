@@ -296,6 +296,10 @@ def _dump(pickler: type[_ValuePickler], obj: Any, found: _Collector) -> bytes:
     file = io.BytesIO()
     try:
         pickler(file, found).dump(obj)
+    except pickle.PicklingError as error:
+        if isinstance(error.__cause__, RecursionError):  # in cloudpickle's words
+            raise error.__cause__ from None
+        raise
     except RuntimeError as error:
         if "through inheritance" in str(error):
             raise UnsharableError(

@@ -54,10 +54,11 @@ class WorkerSetup:
 
 def local_setup(start_method: str | None, initializer: Callable[..., Any] | None, initargs: tuple[Any, ...]) -> bytes:
     """Return the set-up of workers on the client's own host: they share its sys.path, directory and secrets."""
+    here = _working_directory()
     return WorkerSetup(
         host=socket.gethostname(),
-        sys_path=tuple(os.path.abspath(entry) if entry in ("", ".") else entry for entry in sys.path),
-        cwd=_working_directory(),
+        sys_path=tuple((here or entry) if entry in ("", ".") else entry for entry in sys.path),
+        cwd=here,
         argv=tuple(sys.argv),
         authkey=bytes(process.current_process().authkey),
         main_file=getattr(sys.modules["__main__"], "__file__", None),

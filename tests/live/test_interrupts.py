@@ -137,6 +137,73 @@ def test_a_second_ctrl_c_in_a_program_without_a_with_block_kills(tmp_path):
         until_nothing_is_left(processes, directory)
 
 
+#: Ctrl-C comes while the program waits for the pool: `busy` is said when it has begun to.
+LEAVING = """
+import sys, threading, time
+from pathlib import Path
+from hpcpool import HPCPoolExecutor
+from hpcpool.processes import lifecycle
+from tests.live import calls
+
+folder = Path(sys.argv[1])
+
+def last_long():
+    calls.wait_for(folder / "gate", folder / "runs")
+    (folder / "finished").touch()
+
+def tell():
+    while not (pool._is_shut_down or lifecycle.is_exiting()):
+        time.sleep(0.001)
+    print("busy", flush=True)
+
+pool = HPCPoolExecutor(1)
+running = pool.submit(last_long)
+pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
+over = []
+for future in pending:
+    future.add_done_callback(lambda future: over.append(future) or print("over", len(over), flush=True))
+while not ((folder / "runs").exists() and running.running()):
+    time.sleep(0.005)
+threading.Thread(target=tell, daemon=True).start()
+"""
+LEAVING_A_BLOCK = f"""{LEAVING}
+with pool:
+    pass
+"""
+IN_SHUTDOWN = f"""{LEAVING}
+pool.shutdown()
+"""
+waiting_programs = pytest.mark.parametrize(
+    "text", [LEAVING, LEAVING_A_BLOCK, IN_SHUTDOWN], ids=["end of the program", "end of a block", "shutdown"]
+)
+
+
+@waiting_programs
+def test_the_first_ctrl_c_while_the_program_waits_for_the_pool_lets_the_running_call_finish(text, tmp_path):
+    with script(tmp_path / "leaving.py", text, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        program.interrupt()
+        program.wait_for("over 9")
+        (tmp_path / "gate").touch()
+        program.finish()
+        assert (tmp_path / "finished").exists()
+        assert "KeyboardInterrupt" in program.err
+        log = tmp_path / "log"
+        assert not log.exists() or len(log.read_text().split()) <= 1
+        until_nothing_is_left(processes, directory)
+
+
+@waiting_programs
+def test_the_second_ctrl_c_while_the_program_waits_for_the_pool_kills(text, tmp_path):
+    with script(tmp_path / "leaving.py", text, tmp_path) as program:
+        program.wait_for("busy")
+        processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
+        interrupt_until_it_ends(program)
+        assert not (tmp_path / "finished").exists()
+        until_nothing_is_left(processes, directory)
+
+
 def test_ctrl_c_in_a_terminal_reaches_the_program_only(tmp_path):
     """With a real terminal: the pool's processes are not in its foreground group, so no call is interrupted."""
     (tmp_path / "with.py").write_text(WITH)

@@ -320,9 +320,9 @@ def test_many_threads_may_use_a_cache_at_once(space):
 
 
 def test_what_cannot_be_pickled_says_so_each_time(cache, space):
-    space.run("import threading\nlock = threading.Lock()\ndef f():\n    return lock")
+    space.run("lines = (line for line in ())\ndef f():\n    return lines")
     for _ in range(2):
-        with pytest.raises(TypeError, match="lock"):
+        with pytest.raises(TypeError, match="generator"):
             cache.blob_of(space["f"])
 
 

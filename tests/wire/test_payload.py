@@ -499,3 +499,13 @@ def test_a_module_registered_by_value_goes_by_value(monkeypatch):
         cloudpickle.unregister_pickle_by_value(module)
     monkeypatch.delitem(sys.modules, module.__name__)
     assert unpickle_call([call.payload])[0]() == "by value"
+
+
+def test_what_is_nested_too_deeply_is_a_recursion_error_as_in_the_standard_library():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    with pytest.raises(RecursionError):
+        pickle_value(nested)
+    with pytest.raises(RecursionError):
+        pickle_call(len, (nested,), {})

@@ -26,9 +26,10 @@ LARGE = 1024 * 1024
 def run_directory(tmp_path):
     directory = tmp_path / "hpcpool-run"
     directory.mkdir()
-    os.close(run_directories.prepare(str(directory)))
+    lock = run_directories.prepare(str(directory))  # held: pools of other test runs remove what nobody holds
     place = (directory / "shm").resolve()
     yield directory
+    os.close(lock)
     run_directories.remove(str(directory))
     assert not place.exists()
     assert not directory.exists()

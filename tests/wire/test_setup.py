@@ -26,6 +26,15 @@ def test_a_worker_hears_of_the_clients_surroundings(monkeypatch):
     assert rest == [(here, here, "relative", "/absolute"), here, arguments, key, file, "spawn", files]
 
 
+def test_the_clients_directory_may_have_been_removed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", ["", "/absolute"])
+    (tmp_path / "removed").mkdir()
+    monkeypatch.chdir(tmp_path / "removed")
+    (tmp_path / "removed").rmdir()
+    surroundings, _ = open_setup(local_setup(None, None, ()))
+    assert surroundings[1:3] == (("", "/absolute"), None)
+
+
 def test_an_initializer_is_only_opened_when_the_surroundings_are_there():
     _, call = open_setup(local_setup(None, print, (1, [2])))
     assert type(call) is bytes

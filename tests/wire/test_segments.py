@@ -340,11 +340,12 @@ def test_what_nobody_will_get_is_discarded(run_directory):
 def test_a_segment_that_is_held_outlives_its_pool(kind, nbytes, tmp_path):
     directory = tmp_path / "hpcpool-run"
     directory.mkdir()
-    os.close(run_directories.prepare(str(directory)))
+    lock = run_directories.prepare(str(directory))
     store = SegmentStore(str(directory), "client")
     content = kind(pattern(nbytes))
     segment = store.write(content)
     store.outlive_pool()
+    os.close(lock)
     run_directories.remove(str(directory))
     assert not segment.path
     first, second = segment.view(), segment.view(is_last=True)
@@ -359,7 +360,7 @@ def test_a_segment_that_is_held_outlives_its_pool(kind, nbytes, tmp_path):
 def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
     other_directory = tmp_path / "hpcpool-other"
     other_directory.mkdir()
-    os.close(run_directories.prepare(str(other_directory)))
+    lock = run_directories.prepare(str(other_directory))
     other = SegmentStore(str(other_directory), "client")
     content = pattern(LARGE)
     segment = other.write(content)
@@ -371,6 +372,7 @@ def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
         assert localised(Payload(data, [local]), store).buffers == [local]
         other.outlive_pool()
         run_directories.remove(str(other_directory))
+    os.close(lock)
 
 
 # -- no room ----------------------------------------------------------------------------------------------------------

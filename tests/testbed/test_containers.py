@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.util
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,14 +45,34 @@ def installation(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def podman_home() -> Iterator[Path]:
+    """Where Podman keeps its images and settings, so that nothing of the tests stays with the user's."""
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))  # a short path: sockets are below it
+    # Low limits: where the tests themselves run in a container, nobody can raise them. And no network of its own.
+    (folder / "containers.conf").write_text(
+        '[containers]\ndefault_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\nnetns = "host"\n'
+        '[engine]\nruntime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
+    )
+    (folder / "storage.conf").write_text(
+        f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
+    )
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture(params=list(PROGRAMS))
-def container(request) -> Container:
+def container(request, monkeypatch) -> Container:
     if not IMAGE:
         missing("HPCPOOL_TEST_IMAGE names no root file system")
     if shutil.which(PROGRAMS[request.param]) is None:
         missing(f"{request.param} is not installed")
+    monkeypatch.setenv("USER", getpass.getuser())  # as in every login: Charliecloud insists
     if request.param == "charliecloud":
         return Container(IMAGE, runtime="charliecloud")
+    home = request.getfixturevalue("podman_home")
+    monkeypatch.setenv("CONTAINERS_CONF", str(home / "containers.conf"))
+    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(home / "storage.conf"))
     import_image()
     return Container(PODMAN_IMAGE, runtime="podman")
 

@@ -1,7 +1,4 @@
-"""Launchers with the real programs: Slurm's, and those of SSH servers.
-
-`HPCPOOL_TEST_SSH` holds the options for `ssh` and the hosts, for example "-F config host1 host2".
-"""
+"""Launchers with the real programs: Slurm's `srun`, and `ssh` to two servers."""
 
 from __future__ import annotations
 
@@ -17,10 +14,10 @@ import pytest
 from hpcpool.block_script import block_script
 from hpcpool.launchers import Launcher, SrunLauncher, SSHLauncher
 from tests.conftest import wait_until
+from tests.testbed import sshd
+from tests.testbed.machine import require
 
-SSH = os.environ.get("HPCPOOL_TEST_SSH", "").split()
 needs_slurm = pytest.mark.usefixtures("slurm")
-needs_ssh = pytest.mark.skipif(len(SSH) < 2, reason="HPCPOOL_TEST_SSH names no SSH servers")
 pytestmark = pytest.mark.testbed
 
 #: Stands for a manager: writes what it sees into files of the node's own, in the folder of the block.
@@ -125,14 +122,34 @@ def test_slurm_s_end_of_a_job_tells_each_manager(tmp_path, block, job, words, st
 
 
 @pytest.fixture
-def ssh_block(tmp_path, block) -> Iterator[subprocess.Popen[str]]:
+def hosts(tmp_path) -> Iterator[list[str]]:
+    """Two servers, by the names that the file `ssh_config` has for them."""
+    require("openssh-server", "openssh-client")
+    key = sshd.make_key(tmp_path / "key")
+    servers = [sshd.Server(tmp_path / name, f"127.0.0.{10 + n}", key) for n, name in enumerate(("one", "two"), 1)]
+    config = ""
+    try:
+        for server in servers:
+            server.folder.mkdir()
+            server.start()
+            config += f"Host {server.folder.name}\n HostName {server.address}\n Port {server.port}\n"
+            config += f" IdentityFile {key}\n UserKnownHostsFile {server.known_hosts()}\n"
+        (tmp_path / "ssh_config").write_text(config)
+        yield [server.folder.name for server in servers]
+    finally:
+        for server in servers:
+            server.stop()
+
+
+@pytest.fixture
+def ssh_block(tmp_path, block, hosts) -> Iterator[subprocess.Popen[str]]:
     """The script of a block on two servers, started, with both managers up."""
-    *options, first, second = SSH
+    first, second = hosts
     nodes = tmp_path / "nodes"
     nodes.write_text(f"{first}\n{first}\n{second}\n")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_JOB")}
     process = subprocess.Popen(
-        ["bash", "-c", script(block, SSHLauncher(" ".join(options)))],
+        ["bash", "-c", script(block, SSHLauncher(f"-F {tmp_path}/ssh_config"))],
         env=kept | {"PBS_NODEFILE": str(nodes)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -146,7 +163,6 @@ def ssh_block(tmp_path, block) -> Iterator[subprocess.Popen[str]]:
         process.communicate(timeout=30)
 
 
-@needs_ssh
 def test_ssh_starts_a_manager_on_each_host_and_waits_for_both(block, ssh_block):
     (block / "end").touch()
     _, stderr = ssh_block.communicate(timeout=60)
@@ -154,14 +170,12 @@ def test_ssh_starts_a_manager_on_each_host_and_waits_for_both(block, ssh_block):
     assert stderr.count("prepared\n") == 2
 
 
-@needs_ssh
 def test_the_end_of_the_block_is_told_over_ssh(block, ssh_block):
     ssh_block.send_signal(signal.SIGTERM)
     _, stderr = ssh_block.communicate(timeout=60)
     assert (ssh_block.returncode, count(block, "told")) == (0, 2), stderr
 
 
-@needs_ssh
 def test_managers_end_when_the_block_s_first_node_is_killed(block, ssh_block):
     launcher = int(subprocess.run(["pgrep", "-P", str(ssh_block.pid)], capture_output=True, check=True).stdout)
     ssh_block.kill()

@@ -48,6 +48,8 @@ class Server:
     port: int = 0
     #: PYTHONPATH of its sessions; empty: they find only what their Python has.
     python_path: str = ""
+    #: Stands before the command that starts it, to start it somewhere else.
+    prefix: tuple[str, ...] = ()
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
@@ -69,7 +71,7 @@ class Server:
         config = self.folder / "config"
         config.write_text("\n".join([*self.settings, *self._usual_settings(), ""]))
         with open(self.folder / "log", "ab") as log:
-            self._process = subprocess.Popen((str(PROGRAM), "-D", "-e", "-f", str(config)), stderr=log)
+            self._process = subprocess.Popen((*self.prefix, str(PROGRAM), "-D", "-e", "-f", str(config)), stderr=log)
         assert wait_until(self._answers, START_S), self.log
 
     def _usual_settings(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool
 from hpcpool.processes.journal import journal_folder
 from hpcpool.providers import SlurmProvider
 from tests.gate import Gate, pass_gate
-from tests.live.processes import Pool, until
+from tests.live.processes import Pool, role, until
 from tests.live.scripts import script
 from tests.testbed.slurm import Slurm
 
@@ -62,6 +62,29 @@ def test_a_block_of_two_nodes_has_a_manager_on_each(slurm):
     with HPCPoolExecutor(pool_of(nodes_per_block=2)) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
         assert [node.slots for node in pool.status().nodes] == [1, 1]
+
+
+def test_a_node_that_dies_takes_its_calls_to_the_other_and_no_more(slurm, tmp_path):
+    with HPCPoolExecutor(pool_of(nodes_per_block=2)) as pool, Gate(tmp_path) as gate:
+        pool.wait_for_workers(2, PATIENCE_S)
+        calls = [pool.submit(pass_gate, gate.path) for _ in range(2)]
+        until(lambda: pool.status().running == 2, "both nodes are at work")
+        victim = next(process for process in managers() if is_on(process, "node2"))
+        for process in [*victim.children(recursive=True), victim]:
+            process.kill()
+        until(lambda: len(pool.status().nodes) == 1, "the interchange has noticed")
+        assert len(slurm.jobs_left()) == 1, "the block goes on"
+        gate.open()
+        assert [call.result(PATIENCE_S) for call in calls] == ["", ""]
+        assert len(pool.status().nodes) == 1
+
+
+def managers() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter() if role(process) == "manager" and is_on(process, "node")]
+
+
+def is_on(process: psutil.Process, node: str) -> bool:
+    return process.environ().get("SLURMD_NODENAME", "").startswith(node)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ class SSHLogin:
     Passwords are never asked for and never stored: log in by a key or an agent. The machine's host key must be in
     `known_hosts`: no key is ever accepted unseen.
 
+        >>> from hpcpool.providers import SSHLogin
         >>> SSHLogin("ada@login.cluster", jump="gate.example.org")
         SSHLogin('ada@login.cluster', jump='gate.example.org')
 

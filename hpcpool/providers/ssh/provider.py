@@ -22,6 +22,7 @@ class SSHProvider:
     Each machine runs one block at a time, or as many as it is named times. What is started there goes on when the SSH
     connection is lost. Nodes reach this machine directly or through a tunnel of the SSH connection.
 
+        >>> from hpcpool.providers import SSHProvider
         >>> SSHProvider(["ada@node1", "ada@node2"], identity="~/.ssh/cluster").max_nodes_per_block
         2
 

@@ -223,3 +223,18 @@ def test_when_the_client_is_killed_nothing_stays_on_the_other_host(tmp_path):
         home = files_of(manager)
         os.kill(program.pid, signal.SIGKILL)
         until(lambda: not (is_alive(manager.pid) or is_alive(fork_server.pid) or home.exists()))
+
+
+def test_data_goes_between_this_host_and_others_in_one_pool():
+    near = NodePool(name="near", workers_per_node=1)
+    apart = NodePool(far.FarProvider(), name="far", workers_per_node=1)
+    with executor(Config(near, apart)) as pool:
+        here, there = pool.options(pool="near"), pool.options(pool="far")
+        table = pool.put(np.arange(MIB, dtype=np.uint8))
+        value = here.submit(np.add, table, 1)
+        for view in (there, here, there, there, here):
+            value = view.submit(np.add, value, np.ones(MIB, np.uint8))
+        expected = np.arange(MIB, dtype=np.uint8) + 6
+        assert (value.result(PATIENCE_S) == expected).all()
+        assert there.submit(len, b"x" * MIB).result(PATIENCE_S) == MIB
+        assert [status.name for status in pool.status().node_pools] == ["near", "far"]

@@ -28,7 +28,7 @@ SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/%n.pid
 SlurmdParameters=config_overrides
-AccountingStorageType=accounting_storage/none
+{accounting}\
 JobAcctGatherType=jobacct_gather/none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -55,33 +55,43 @@ class Slurm:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
-        self._daemons = Daemons(folder, self.environment)
+        self.daemons = Daemons(folder, self.environment)
+        self.packages: tuple[str, ...] = ("slurmctld", "slurmd", "slurm-client", "munge")
+        #: What its configuration says of accounts.
+        self.accounting = "AccountingStorageType=accounting_storage/none\n"
 
     def start(self) -> None:
-        require("slurmctld", "slurmd", "slurm-client", "munge")
+        require(*self.packages)
         self._write_configuration()
         self._start_munge()
+        self.start_accounting()
         self.start_controller()
         for name in NODES:
-            self._daemons.start(name, "slurmd", "-D", "-N", name)
-        until(self._are_nodes_ready, f"nodes are ready\n{self._daemons.logs()}")
+            self.daemons.start(name, "slurmd", "-D", "-N", name)
+        until(self._are_nodes_ready, f"nodes are ready\n{self.daemons.logs()}")
+
+    def start_accounting(self) -> None:
+        """There are no accounts."""
 
     def stop(self) -> None:
-        self._daemons.stop_all()
+        self.daemons.stop_all()
 
     def start_controller(self) -> None:
-        self._daemons.start("slurmctld", "slurmctld", "-D")
+        self.daemons.start("slurmctld", "slurmctld", "-D")
         until(lambda: " is UP" in self.run("scontrol", "ping"), "the controller answers")
 
     def stop_controller(self) -> None:
-        self._daemons.stop("slurmctld")
+        self.daemons.stop("slurmctld")
 
     def run(self, *command: str) -> str:
         """What one of Slurm's commands prints."""
+        return self.try_run(*command).stdout
+
+    def try_run(self, *command: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **self.environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     def jobs_left(self) -> list[str]:
         """The jobs that wait, run, or are about to end."""
@@ -90,22 +100,24 @@ class Slurm:
     def _write_configuration(self) -> None:
         ports = free_ports(1 + len(NODES))
         host = socket.gethostname().partition(".")[0]
-        text = _CONF.format(host=host, port=ports[0], folder=self._folder, kill_wait=KILL_WAIT_S)
+        text = _CONF.format(
+            host=host, port=ports[0], folder=self.folder, kill_wait=KILL_WAIT_S, accounting=self.accounting
+        )
         text += "".join(_NODE.format(name=name, port=port) for name, port in zip(NODES, ports[1:], strict=True))
-        (self._folder / "slurm.conf").write_text(text + _PARTITIONS)
+        (self.folder / "slurm.conf").write_text(text + _PARTITIONS)
         for name in ("state", *NODES):
-            (self._folder / name).mkdir()
+            (self.folder / name).mkdir()
 
     def _start_munge(self) -> None:
-        key = self._folder / "munge.key"
+        key = self.folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(128))
-        places = {"key-file": key, "socket": self._folder / "munge.socket"} | {
-            f"{name}-file": self._folder / f"munge.{name}" for name in ("pid", "log", "seed")
+        places = {"key-file": key, "socket": self.folder / "munge.socket"} | {
+            f"{name}-file": self.folder / f"munge.{name}" for name in ("pid", "log", "seed")
         }
         # --force: a private folder is no trouble, all of it runs as root.
-        self._daemons.start("munged", "munged", "-F", "--force", *(f"--{name}={path}" for name, path in places.items()))
-        until((self._folder / "munge.socket").exists, "munged listens")
+        self.daemons.start("munged", "munged", "-F", "--force", *(f"--{name}={path}" for name, path in places.items()))
+        until((self.folder / "munge.socket").exists, "munged listens")
 
     def _are_nodes_ready(self) -> bool:
         return self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle"] * len(NODES)

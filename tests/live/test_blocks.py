@@ -58,9 +58,8 @@ def test_a_queued_block_is_cancelled_when_its_work_has_gone(system):
 
 
 def test_a_block_is_lost_when_its_walltime_is_over_and_another_takes_its_calls(system, tmp_path):
-    system.behave("walltime", "3")
-    with executor(Config(system.pool(), loss_limit=1)) as pool:
-        gate = Gate(tmp_path)
+    system.behave("walltime", "6")
+    with HPCPoolExecutor(Config(system.pool(), loss_limit=1)) as pool, Gate(tmp_path) as gate:
         call = pool.submit(pass_gate, gate.path)
         until(lambda: len(system.jobs) == 2, "a second block")
         system.behave("walltime", "60")

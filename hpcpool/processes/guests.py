@@ -69,9 +69,15 @@ class Guests:
     def _accept(self, connection: socket.socket) -> None:
         if len(self._waiting) >= _MOST_GUESTS:
             self._turn_out(next(iter(self._waiting)), "too many others wait to come in")
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        guest = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        try:
+            connection.getpeername()  # `wrap_socket` asks, too, but leaves a socket unclosed if there is none
+            connection.setblocking(False)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            guest = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except OSError as error:  # it was reset before we looked, as port scanners do
+            log.debug("a peer went away: %s", error)
+            connection.close()
+            return
         self._waiting[guest] = time.monotonic() + _HANDSHAKE_S
         self._loop.add(guest, functools.partial(self._shake_hands, guest))
 

@@ -30,17 +30,19 @@ class Listener:
         self._loop = loop
         self._socket = listening
         self._accept = accept
-        #: Given up for a moment when there are no descriptors left, to turn somebody away.
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        #: Given up for a moment when there are no descriptors left, to turn somebody away; None: it is lost.
+        self._spare: int | None = None
+        self._is_open = True
+        self._take_spare()
         listening.setblocking(False)
         listening.listen(BACKLOG)
         loop.add(listening, self._on_ready)
 
     def close(self) -> None:
         """Accept nobody any more; a second call does nothing."""
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
+        if self._is_open:
+            self._is_open = False
+            self._give_up_spare()
             self._loop.remove(self._socket)
             self._socket.close()
 
@@ -57,7 +59,16 @@ class Listener:
 
     def _turn_away(self) -> None:
         """Close a waiting connection that there is no descriptor for: else it would wake this loop for ever."""
-        os.close(self._spare)
+        self._give_up_spare()
         with contextlib.suppress(OSError):  # it may have gone
             self._socket.accept()[0].close()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._take_spare()
+
+    def _give_up_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+
+    def _take_spare(self) -> None:
+        with contextlib.suppress(OSError):  # another thread was faster: the next one is turned away when it can be
+            self._spare = os.open(os.devnull, os.O_RDONLY)

@@ -188,6 +188,8 @@ class Blocks:
         block.managers += 1
         block.has_served = True
         block.left_at = None
+        if block.ending is None:
+            block.cancel_at = None  # it was to be cancelled because there was no manager any more
         self._waiting_since, self._warned = None, False
 
     def manager_left(self, name: str, now: float) -> None:

@@ -226,6 +226,23 @@ def test_a_block_of_several_nodes_serves_until_the_last_of_its_managers_has_gone
     assert blocks.look([Demand(1)], NOW + 100) == []
 
 
+def test_a_block_serves_on_when_another_of_its_managers_comes_after_the_first_has_gone():
+    """The nodes of a block start at different times; or it was put back into the queue between two looks at it."""
+    blocks = some(nodes_per_block=2)
+    (name,) = serving(blocks, work=[Demand(1)])
+    blocks.manager_left(name, NOW + 5)
+    blocks.manager_came(name, 2)
+    assert blocks.look([Demand(1)], NOW + 100) == []
+
+
+def test_a_manager_that_comes_late_does_not_save_a_block_that_is_being_ended():
+    blocks = some(nodes_per_block=2)
+    (name,) = serving(blocks, work=[Demand(1)])
+    assert blocks.lost(name, NOW + 5) == [Cancel(name)]
+    blocks.manager_came(name, 2)
+    assert Cancel(name) in blocks.look([Demand(1)], NOW + 100)
+
+
 # What is taken away
 
 

@@ -43,7 +43,9 @@ class RunKeys:
 
     def revoke(self, block: str) -> None:
         """Let nobody in any more with the key of this block; nothing happens if it has none."""
-        self._blocks = {serial: name for serial, name in self._blocks.items() if name != block}
+        for serial, name in list(self._blocks.items()):  # a copy, as another thread may add one meanwhile
+            if name == block:
+                del self._blocks[serial]
 
     def _signed(self, *, is_server: bool) -> tuple[EllipticCurvePrivateKey, Certificate]:
         """Make a key for one side: a manager must not be able to pass for the interchange."""

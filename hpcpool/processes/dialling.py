@@ -73,7 +73,11 @@ class _Attempts:
             self._failures[address] = str(error)
             return
         for family, kind, protocol, _, target in found:
-            end = socket.socket(family, kind, protocol)
+            try:
+                end = socket.socket(family, kind, protocol)
+            except OSError as error:  # a node without IPv6, for one; another address may do
+                self._failures[address] = trouble_of(error)
+                continue
             end.setblocking(False)
             code = end.connect_ex(target)
             if code not in (0, errno.EINPROGRESS):
@@ -107,7 +111,10 @@ class _Attempts:
             if code:
                 self._fail(end, os.strerror(code))
                 return None
-            end = self._wrapped(end)
+            wrapped = self._wrapped(end)
+            if wrapped is None:
+                return None
+            end = wrapped
         try:
             end.do_handshake()
         except ssl.SSLWantReadError:
@@ -122,11 +129,16 @@ class _Attempts:
             return Stream(TlsEnd(end))
         return None
 
-    def _wrapped(self, end: socket.socket) -> ssl.SSLSocket:
-        """Begin the handshake on a connection."""
+    def _wrapped(self, end: socket.socket) -> ssl.SSLSocket | None:
+        """Begin the handshake on a connection; None: it was reset in this moment."""
         self._selector.unregister(end)
         address = self._pending.pop(end)
-        wrapped = self._context.wrap_socket(end, do_handshake_on_connect=False)
+        try:
+            wrapped = self._context.wrap_socket(end, do_handshake_on_connect=False)
+        except OSError as error:
+            self._failures[address] = trouble_of(error)
+            end.close()
+            return None
         self._pending[wrapped] = address
         self._selector.register(wrapped, selectors.EVENT_WRITE)
         return wrapped

@@ -132,7 +132,7 @@ class Interchange:
         #: The blocks that peers have proved to be of, before they have said a word.
         self._proofs: dict[bytes, str] = {}
         self._carrier = Carrier(self._directory)
-        #: The managers that have processes of their own.
+        #: Peers that have processes of their own, from the moment that they come in.
         self._silence = Silence(self._config.heartbeat_period_s, self._config.heartbeat_timeout_s)
         self._setup: Setup | None = None
         self._outbox = Outbox()
@@ -286,9 +286,12 @@ class Interchange:
         name = b"%d" % next(self._names)
         if block is not None:
             self._proofs[name] = block
+        self._silence.heard(name, time.monotonic())
         self._streams.add(name, stream, self._hear_peer)
 
     def _hear_peer(self, name: bytes, messages: list[Message], is_open: bool) -> None:
+        # A part of a message is a sign of life, too: a large one may take longer than the timeout.
+        self._silence.heard(name, time.monotonic())
         for header, frames in messages:
             if name in self._streams:  # else it was dropped for a message before this one
                 self._on_batch(name, header, frames)
@@ -301,8 +304,6 @@ class Interchange:
         except MessageError as error:
             self._drop(name, str(error))
             return
-        if name in self._managers:
-            self._silence.heard(name, time.monotonic())
         self._on_messages(name, batch)
 
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
@@ -388,14 +389,12 @@ class Interchange:
             log.error("manager=%s:%d refused: %s", theirs.host, theirs.pid, reason)
             self._outbox.put(Warn(f"a manager was refused: {reason}"))
             self._streams.send(name, [Refused(reason)])
-            self._streams.remove(name)
+            self._lose(name, reason)
             return
         if name in self._managers:
             self._drop(name, "it greeted twice")
             return
         self._managers[name] = _Manager(theirs, proved=self._proofs.get(name))
-        if name not in self._hosted:
-            self._silence.heard(name, time.monotonic())
 
     def _register(self, name: bytes, manager: _Manager, message: Register) -> None:
         if self._setup is None:
@@ -510,7 +509,9 @@ class Interchange:
 
     def _end_block(self, over: BlockOver) -> None:
         self._entrance.revoke(over.block)
-        for name in [name for name, manager in self._managers.items() if manager.block == over.block]:
+        names = {name for name, manager in self._managers.items() if manager.block == over.block}
+        names.update(name for name, block in self._proofs.items() if block == over.block)  # who has not said so yet
+        for name in names:
             self._lose(name, f"its block ended ({over.reason})", is_expected=over.is_expected)
 
     def _nodes(self) -> list[NodeState]:

@@ -148,6 +148,8 @@ class ManagerProcess:
             self._loop.change(self._stream, READ | WRITE if self._is_full else READ)
 
     def _on_ready(self, events: int) -> None:
+        # A part of a message that comes, or is taken, is a sign of life: a large one may take longer than the timeout.
+        self._last_heard = time.monotonic()
         if events & WRITE:
             self._stream.flush()
             self._watch_stream()
@@ -168,7 +170,6 @@ class ManagerProcess:
             self._manager.leave(signal.SIGKILL)
             return
         for batch in batches:
-            self._last_heard = time.monotonic()
             for message, _ in batch:
                 if type(message) is Welcome:
                     self._take_rhythm(message)

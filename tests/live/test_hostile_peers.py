@@ -8,6 +8,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -15,10 +16,12 @@ import psutil
 import pytest
 
 import hpcpool
+from hpcpool import Config
 from hpcpool.processes.connection import Connection, write_connection
 from hpcpool.wire.messages import (
     Broken,
     Capacity,
+    Define,
     Heartbeat,
     Hello,
     Outcome,
@@ -41,6 +44,8 @@ from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, until
 
 pytestmark = pytest.mark.live
+
+IMPATIENT = Config(heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
 
 
 @pytest.fixture(scope="module")
@@ -266,6 +271,45 @@ def test_a_manager_that_is_refused_says_why_and_leaves(tmp_path):
         interchange.stream.send(encode([Refused("Python differs: 3.11 here, 3.12 there")]))
         _, err = interchange.manager.communicate(timeout=PATIENCE_S)
         assert b"Python differs: 3.11 here, 3.12 there" in err
+
+
+def trickle(send, message: bytes, for_s: float) -> bytes:
+    """Send the first half of a message in small pieces, for longer than a timeout; return what is left of it."""
+    begin, position = time.monotonic(), 0
+    while time.monotonic() < begin + for_s:
+        send(message[position : position + 1])
+        position += 1
+        time.sleep(0.05)
+    return message[position:]
+
+
+def test_a_peer_whose_message_takes_longer_than_the_timeout_is_not_taken_for_dead():
+    with executor(IMPATIENT) as pool, Peer(pool) as peer:
+        peer.send(hello(), Register("default-77", "x", 1, 1))
+        rest = trickle(peer.socket.sendall, framed(encode([Outcome(1, Status.OK, frames=1)]), bytes(1000)), 1.5)
+        peer.socket.sendall(rest + framed(encode([Heartbeat()])))
+        stream = Stream(peer.socket)
+        heard: list = []
+        until(lambda: heard.extend(stream.receive()) or len(heard) >= 2 or not stream.is_open)
+        assert Heartbeat() in [message for header, _ in heard for message in to_manager.decode(header)]
+
+
+def test_a_peer_that_never_says_a_word_is_dropped():
+    with executor(IMPATIENT) as pool, Peer(pool) as peer:
+        assert peer.is_dropped()
+
+
+def test_a_manager_does_not_leave_while_a_message_takes_longer_than_the_timeout(tmp_path):
+    with FalseInterchange(tmp_path) as interchange:
+        interchange.hear()
+        interchange.stream.send(encode([WELCOME]))
+        interchange.hear()
+        message = framed(encode([Define(b"key", bytes(1000))]))
+        rest = trickle(interchange.socket.sendall, message, 2.5)
+        interchange.socket.sendall(rest + framed(encode([Refused("enough")])))
+        _, err = interchange.manager.communicate(timeout=PATIENCE_S)
+        assert b"interchange lost" not in err
+        assert b"enough" in err
 
 
 def test_a_manager_whose_interchange_is_silent_leaves(tmp_path):

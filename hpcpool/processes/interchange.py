@@ -420,7 +420,8 @@ class Interchange:
             return
         manager.slots = slots
         if self._blocks.watch.is_leaving(manager.block):
-            self._send_off(name)  # once more does no harm
+            if not self._scheduler.held_by(name):  # else it is sent off when it has finished them
+                self._send_off(name)  # once more does no harm
         elif manager.registered:
             self._scheduler.capacity_changed(name, slots, limit)
         else:

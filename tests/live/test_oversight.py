@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool
 from hpcpool.providers import LocalProvider, SlurmProvider
 from tests.gate import Gate, pass_gate
+from tests.live.calls import wait_for
 from tests.live.folder_system import FolderSystem, folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, stopped, until
 
@@ -124,6 +126,21 @@ def test_the_user_s_number_of_blocks_is_kept_whatever_the_work_needs(system, tmp
         pool.scale(None)
         assert last.result(PATIENCE_S) == 1
     assert len(system.jobs) == 4
+
+
+def test_calls_on_a_block_that_is_to_end_take_the_time_that_they_need(system, tmp_path):
+    with executor(Config(system.pool(workers_per_node=2))) as pool, Gate(tmp_path) as gate:
+        long = pool.submit(pass_gate, gate.path)
+        short = pool.submit(wait_for, tmp_path / "go")
+        until(lambda: pool.status().running == 2, "two calls that run")
+        pool.scale(0)
+        until(lambda: pool.status().blocks[0].state == "ending", "a block that only finishes")
+        (tmp_path / "go").touch()
+        short.result(PATIENCE_S)  # after this the node offers another number of slots and calls in all
+        time.sleep(6)  # a manager that was told to leave would kill its workers within five
+        gate.open()
+        assert long.result(PATIENCE_S) == ""
+        until(lambda: not system.alive, "the end of the block")
 
 
 @pytest.mark.parametrize(("blocks", "pool_name"), [(-1, None), (3, None), (1, "other"), (True, None), ("1", None)])

@@ -19,6 +19,8 @@ class _Held:
     nbytes: int
     #: How many tasks of the node refer to it.
     uses: int = 0
+    #: It could not be sent: the next task that refers to it brings it.
+    is_lacking: bool = False
 
 
 @dataclass(slots=True)
@@ -46,8 +48,15 @@ class SegmentCache:
                 del self._idle[path]
                 self._idle_bytes -= held.nbytes
             held.uses += 1
+            if held.is_lacking:
+                held.is_lacking = False
+                missing.append(path)
         self._uses[task] = tuple(paths)
         return missing
+
+    def lacking(self, path: str) -> None:
+        """A segment that was missing could not be sent."""
+        self._held[path].is_lacking = True
 
     def released(self, task: int) -> list[str]:
         """A task is not on the node any more; return the segments that the node is to let go of."""

@@ -11,7 +11,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hpcpool.core.segment_cache import SegmentCache
+from hpcpool.core.segment_cache import IDLE_BYTES, SegmentCache
+from hpcpool.processes.connection import node_prefix
 from hpcpool.wire import segments
 from hpcpool.wire.messages import Define, Drop, MessageError, Outcome, Place, Task, deal_frames
 from hpcpool.wire.packing import references
@@ -23,29 +24,32 @@ Carried = list[tuple[Any, list[Any]]]
 
 
 class Carrier:
-    """The interchange's side: knows what each node has, and keeps what comes with outcomes."""
+    """The interchange's side: knows what each node has, and keeps what comes with outcomes.
 
-    def __init__(self, run_directory: str) -> None:
+    Args:
+        run_directory: of the pool.
+        idle_bytes: of segments that a node on another host keeps although none of its tasks refers to them.
+    """
+
+    def __init__(self, run_directory: str, idle_bytes: int = IDLE_BYTES) -> None:
         self._run_directory = run_directory
+        self._idle_bytes = idle_bytes
         self._blobs: dict[bytes, bytes] = {}
         #: The keys of the blobs that each node has been sent.
         self._known: dict[bytes, set[bytes]] = {}
         #: The segments of nodes on other hosts.
         self._caches: dict[bytes, SegmentCache] = {}
-        #: The tasks that have segments on such a node, and the node's name.
-        self._nodes: dict[int, bytes] = {}
 
     def joined(self, node: bytes, *, is_far: bool) -> None:
         """A node has come; one that `is_far` shares no memory with the client."""
         self._known[node] = set()
         if is_far:
-            self._caches[node] = SegmentCache()
+            self._caches[node] = SegmentCache(self._idle_bytes)
 
     def lost(self, node: bytes) -> None:
         """A node has gone."""
         self._known.pop(node, None)
-        if self._caches.pop(node, None) is not None:
-            self._nodes = {task: name for task, name in self._nodes.items() if name != node}
+        self._caches.pop(node, None)
 
     def define(self, message: Define) -> None:
         """The client has a function by value that tasks will need."""
@@ -75,33 +79,40 @@ class Carrier:
         found = {segments.path_of(reference): reference for reference in references(task.data, task.layout)}
         if not found:
             return []
-        self._nodes[task.id] = node
         missing = set(cache.leased(task.id, list(found)))
         carried: Carried = []
         for (path, _), reference in found.items():
             if path in missing:
                 try:
                     carried.append((Place(reference), [segments.content_of(self._run_directory, reference)]))
-                except OSError as error:  # its task has been cancelled in this moment, or fails and says so
+                except (OSError, ValueError) as error:  # its task has just been cancelled, or fails and says so
+                    cache.lacking(path)
                     log.warning("segment=%s cannot be sent: %s", path, error)
         return carried
 
-    def released(self, tasks: Iterable[int]) -> list[tuple[bytes, Drop]]:
-        """Tasks are not on their nodes any more; return what to tell which node."""
-        orders: list[tuple[bytes, Drop]] = []
-        if not self._nodes:
-            return orders
-        for task in tasks:
-            node = self._nodes.pop(task, None)
-            if node is not None and (dropped := self._caches[node].released(task)):
-                orders.append((node, Drop(dropped)))
-        return orders
+    def released(self, node: bytes, tasks: Iterable[int]) -> Drop | None:
+        """Tasks are not on a node any more; return what to tell it, if anything. Others it may name at will."""
+        cache = self._caches.get(node)
+        if cache is None:
+            return None
+        dropped = [path for task in tasks for path in cache.released(task)]
+        return Drop(dropped) if dropped else None
 
-    def keep(self, prefix: str, message: Place, frames: Sequence[Any]) -> None:
+    def is_own(self, node: bytes, block: str, outcome: Outcome) -> bool:
+        """Say whether the segments of an outcome are of its node's block, and not of the client or of other nodes."""
+        if node not in self._caches:
+            return True  # it is on this host, where this user's processes trust each other
+        try:
+            named = references(outcome.data, outcome.layout)
+            return all(_is_of(block, segments.path_of(reference)[0]) for reference in named)
+        except ValueError:  # who opens it will say so
+            return True
+
+    def keep(self, block: str, message: Place, frames: Sequence[Any]) -> None:
         """Keep a segment that a node has sent.
 
         Args:
-            prefix: what the names of the node's segments begin with.
+            block: of the node.
             message: names it.
             frames: its content.
 
@@ -111,11 +122,15 @@ class Carrier:
         """
         try:
             path, _ = segments.path_of(message.reference)
-            if not path.partition("/")[2].startswith(prefix):
+            if not _is_of(block, path):
                 raise ValueError(f"{path} is not a name that it may use")
             segments.place(self._run_directory, message.reference, frames[0])
         except (ValueError, IndexError) as error:
             raise MessageError(f"a segment that is none: {error}") from error
+
+
+def _is_of(block: str, path: str) -> bool:
+    return path.partition("/")[2].startswith(node_prefix(block))
 
 
 def with_segments(

@@ -255,7 +255,7 @@ class Interchange:
         self._tasks.pop(message.id, None)
         if manager is not None:
             self._tell(manager, [message])
-            self._released([message.id])
+            self._released(manager, [message.id])
 
     def _kill(self, message: Kill) -> None:
         manager = self._scheduler.kill(message.id)
@@ -320,7 +320,7 @@ class Interchange:
         if manager is None:
             return
         try:
-            self._carrier.keep(node_prefix(manager.block), message, frames)
+            self._carrier.keep(manager.block, message, frames)
         except MessageError as error:
             self._drop(name, str(error))
         except OSError as error:  # who opens it will say so, too
@@ -332,13 +332,19 @@ class Interchange:
         self._tell(name, [Stop(signal.SIGKILL)])
         self._give_up(name, f"it sent a malformed message: {reason}")
 
-    def _released(self, tasks: list[int]) -> None:
-        """Tasks are not on their nodes any more."""
-        for name, order in self._carrier.released(tasks):
+    def _released(self, name: bytes, tasks: list[int]) -> None:
+        """Tasks are not on a node any more."""
+        if order := self._carrier.released(name, tasks):
             self._tell(name, [order])
 
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
-        self._released([outcome.id])
+        manager = self._managers.get(name)
+        if manager is None or not manager.registered:
+            return  # it was dropped for a message before this one, or has never had a task
+        if outcome.layout and not self._carrier.is_own(name, manager.block, outcome):
+            self._drop(name, f"the outcome of task {outcome.id} refers to segments that are not its own")
+            return
+        self._released(name, [outcome.id])
         if outcome.status in (Status.CRASHED, Status.KILLED):
             if (dropped := self._scheduler.recalled(name, outcome.id)) is not None:
                 self._end(dropped, "one of its nodes was lost", outcome.host)
@@ -374,10 +380,10 @@ class Interchange:
                 if mine:
                     self._outbox.put(Started(mine, host))
             case Returned(ids=tasks):
-                self._released(tasks)
+                self._released(name, tasks)
                 self._end(self._scheduler.returned(name, tasks))
             case Withdrawn(ids=tasks):
-                self._released(tasks)
+                self._released(name, tasks)
                 self._withdrawn([task for task in tasks if self._scheduler.finished(name, task)])
             case Heartbeat():
                 self._tell(name, [Heartbeat()])

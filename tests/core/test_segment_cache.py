@@ -11,6 +11,15 @@ def test_a_segment_goes_with_the_first_task_only():
     assert cache.leased(2, [("b", 10), ("c", 10)]) == ["c"]
 
 
+def test_a_segment_that_could_not_be_sent_goes_with_the_next_task():
+    cache = SegmentCache(idle_limit=0)
+    assert cache.leased(1, [("a", 10)]) == ["a"]
+    cache.lacking("a")
+    assert cache.leased(2, [("a", 10)]) == ["a"]
+    assert cache.leased(3, [("a", 10)]) == []
+    assert [cache.released(task) for task in (1, 2, 3)] == [[], [], ["a"]]
+
+
 def test_a_segment_that_a_task_refers_to_twice_goes_once_and_is_released_once():
     cache = SegmentCache(idle_limit=0)
     assert cache.leased(1, [("a", 10), ("a", 10)]) == ["a"]

@@ -33,6 +33,7 @@ from hpcpool.core.blocks import BATCH, LOCAL, Blocks, Limits
 from hpcpool.core.demand import Demand
 from hpcpool.processes import sessions
 from hpcpool.processes.block_requests import Surroundings, block_request
+from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.driver_calls import Answer, DriverCalls, Refused, Submitted, Told
 from hpcpool.processes.event_loop import wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost, is_hosted
@@ -169,9 +170,13 @@ class BlockControl:
         except Exception as error:
             log.exception("block control failed")
             self._report(Hopeless(f"block control failed: {type(error).__name__}: {error}"))
+            for pool, driver in self._drivers.items():
+                driver.cancel(list(self._jobs_of(pool)))
         finally:
-            self._close()
-            self._report(Finished())
+            try:
+                self._close()
+            finally:
+                self._report(Finished())  # whatever happens: the interchange waits for it
 
     def _open(self, pool: NodePool) -> DriverCalls:
         is_local = isinstance(pool.provider, LocalProvider)
@@ -256,9 +261,17 @@ class BlockControl:
         tail = f"; its stderr ends with:\n{sight.stderr_tail}" if sight.stderr_tail and not block.has_served else ""
         log.info("block=%s job=%s %s: %s%s", block.name, block.job, sight.phase.value, sight.reason, tail)
         self._drivers[block.pool].ended(block.job)
-        is_local = isinstance(self._pools[block.pool].provider, LocalProvider)
-        if is_local and not any(self._jobs_of(pool.name) for pool in self._pools.values() if _is_local(pool)):
-            # If manager and fork server were killed together, what they had started has come to us.
+        if _is_local(self._pools[block.pool]):
+            self._end_what_it_started(block)
+
+    def _end_what_it_started(self, block: Block) -> None:
+        """If manager and fork server of a block were killed together, what they had started has come to us."""
+        local = [name for name, pool in self._pools.items() if _is_local(pool)]
+        if len(local) < len(self._pools):
+            # Commands of other drivers are our children, too.
+            folder = os.path.join(self._surroundings.run_directory, node_prefix(block.name))
+            sessions.kill_orphans(lambda mark: mark.startswith(folder))
+        elif not any(map(self._jobs_of, local)):
             sessions.kill_descendants(_VANISH_S)
 
     def _told(self, number: int) -> BlocksTold:

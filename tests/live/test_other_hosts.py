@@ -17,6 +17,7 @@ import pytest
 
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.processes.dialling import Unreachable, dial
+from hpcpool.providers import LocalProvider
 from hpcpool.wire.messages import Heartbeat, Register, encode
 from hpcpool.wire.versions import hello
 from tests.live import calls, far
@@ -127,6 +128,19 @@ def test_the_calls_of_a_lost_host_run_on_another(tmp_path):
 def sum_behind(gate: Path, array: np.ndarray, n: int) -> int:
     calls.wait_for(gate)
     return int(array.sum()) + n
+
+
+def test_the_end_of_a_block_on_this_machine_ends_nothing_of_other_pools():
+    near = NodePool(LocalProvider(own_process=True), name="near", workers_per_node=1)
+    with executor(Config(NodePool(far.FarProvider(), name="far", workers_per_node=1), near)) as pool:
+        until(lambda: len(managers(pool)) == 2)
+        others = {process.pid for process in managers(pool) if process.cmdline()[-3].startswith("far")}
+        pool.wait_for_workers(2, timeout=PATIENCE_S)
+        pool.scale(0, pool="near")
+        until(lambda: [block.pool for block in pool.status().blocks] == ["far"], "the end of the block that is near")
+        assert len(others) == 1
+        assert all(map(is_alive, others))
+        assert pool.submit(abs, -3).result(PATIENCE_S) == 3
 
 
 def test_who_has_no_key_of_the_run_gets_no_word_in():

@@ -190,7 +190,6 @@ class Scheduler:
         known = self._tasks.get(task)
         if known is None or known.manager != manager or known.special is None or not known.special.is_recalled:
             return None
-        known.special.is_recalled = False
         self._release(manager, task, known)
         return self._lost(task, known)
 
@@ -310,7 +309,8 @@ class Scheduler:
         dropped: list[Dropped] = []
         for task in reversed([*known.leases, *known.wide]):
             held = self._tasks[task]
-            held.losses += not is_expected
+            # A block takes all of its nodes along, one after the other: that is one loss.
+            held.losses += not (is_expected or (held.special is not None and held.special.is_recalled))
             if held.manager == manager:
                 self._release(manager, task, held)
                 dropped += self._lost(task, held)
@@ -504,6 +504,8 @@ class Scheduler:
 
     def _enqueue(self, task: int, known: Task, first: bool = False) -> None:
         known.manager = None
+        if known.special is not None:
+            known.special.is_recalled = False
         if known.special is not None and self._placement.wants(known.special):
             self._placement.enqueue(task, known.priority, known.special, first=first)
             return

@@ -429,6 +429,32 @@ def test_a_task_that_loses_its_first_node_leaves_the_others():
     assert made.backlog == 1
 
 
+def test_a_task_that_has_lost_all_of_its_nodes_is_ended_again_when_it_loses_one_the_next_time():
+    made = scheduler(a=1, b=1)
+    submit(made, 1, nodes=2)
+    made.dispatch()
+    first, second = made.company_of(1)
+    made.manager_lost(second)
+    made.manager_lost(first)
+    made.orders_to_kill()
+    join(made, C, 1)
+    join(made, D, 1)
+    made.dispatch()
+    first, second = made.company_of(1)
+    assert made.recalled(first, 1) is None
+    made.manager_lost(second)
+    assert made.orders_to_kill() == [(first, 1)]
+
+
+def test_a_block_that_takes_all_nodes_of_a_task_along_is_one_loss():
+    made = scheduler(a=1, b=1, c=1, d=1)
+    submit(made, 1, nodes=4)
+    made.dispatch()
+    for manager in reversed(made.company_of(1)):
+        assert made.manager_lost(manager) == []
+    assert (made.backlog, made.reruns(1)) == (1, 1)
+
+
 def test_the_loss_of_both_nodes_is_the_loss_of_the_task():
     made = scheduler(a=1, b=1)
     submit(made, 1, nodes=2)

@@ -125,7 +125,9 @@ def _bound(ports: tuple[int, int]) -> socket.socket:
             return socket.create_server(("", port), backlog=BACKLOG)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == last:
-                raise
+                which = f"port {first}" if first == last else f"any port from {first} to {last}"
+                what = f"managers on other hosts cannot come in at {which}: {error.strerror}; change ports in the Config"
+                raise OSError(error.errno, what) from error
     raise AssertionError("no port was tried")
 
 

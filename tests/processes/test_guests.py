@@ -43,3 +43,10 @@ def test_who_resets_the_connection_before_it_is_looked_at_stops_nobody(said: byt
     port.loop.wait(10)
     assert port.guests.step_at is None  # nobody is waited for
     assert not port.admitted
+
+
+def test_ports_that_are_taken_are_named():
+    with socket.create_server(("", 0)) as taken:
+        number = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot come in at port {number}: .*; change ports in the Config"):
+            Guests(EventLoop(), (number, number), lambda stream, block: None)

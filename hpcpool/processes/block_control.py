@@ -170,8 +170,8 @@ class BlockControl:
         except Exception as error:
             log.exception("block control failed")
             self._report(Hopeless(f"block control failed: {type(error).__name__}: {error}"))
-            for pool, driver in self._drivers.items():
-                driver.cancel(list(self._jobs_of(pool)))
+            for name, driver in self._drivers.items():
+                driver.cancel(list(self._jobs_of(name)))
         finally:
             try:
                 self._close()

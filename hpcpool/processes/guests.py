@@ -126,8 +126,8 @@ def _bound(ports: tuple[int, int]) -> socket.socket:
         except OSError as error:
             if error.errno != errno.EADDRINUSE or port == last:
                 which = f"port {first}" if first == last else f"any port from {first} to {last}"
-                what = f"managers on other hosts cannot come in at {which}: {error.strerror}; change ports in the Config"
-                raise OSError(error.errno, what) from error
+                what = f"managers on other hosts cannot come in at {which}: {error.strerror}"
+                raise OSError(error.errno, f"{what}; change ports in the Config") from error
     raise AssertionError("no port was tried")
 
 

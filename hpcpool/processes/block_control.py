@@ -171,7 +171,8 @@ class BlockControl:
             log.exception("block control failed")
             self._report(Hopeless(f"block control failed: {type(error).__name__}: {error}"))
             for name, driver in self._drivers.items():
-                driver.cancel(list(self._jobs_of(name)))
+                if jobs := list(self._jobs_of(name)):
+                    driver.cancel(jobs)
         finally:
             try:
                 self._close()

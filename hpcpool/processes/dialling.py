@@ -17,6 +17,10 @@ from hpcpool.wire.tls import TlsEnd, client_context, trouble_of
 _TCP = "tcp://"
 
 
+#: An interchange to which thousands come at once turns some away: they try again after so long (seconds).
+_PAUSES_S = (1.0, 3.0)
+
+
 class Unreachable(Exception):
     """No address led to the interchange; the message has a line for each attempt."""
 
@@ -36,9 +40,22 @@ def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: floa
     for path in addresses:
         if not path.startswith(_TCP):
             return Stream(_local(path))
-    attempts = _Attempts(addresses, client_context(authority, key))
+    context, deadline = client_context(authority, key), time.monotonic() + timeout_s
+    for pause_s in _PAUSES_S:
+        try:
+            return _first(addresses, context, deadline, timeout_s)
+        except Unreachable:
+            if time.monotonic() + pause_s >= deadline:
+                raise
+        time.sleep(pause_s)
+    return _first(addresses, context, deadline, timeout_s)
+
+
+def _first(addresses: Sequence[str], context: ssl.SSLContext, deadline: float, timeout_s: float) -> Stream:
+    """Try all addresses once."""
+    attempts = _Attempts(addresses, context)
     try:
-        return attempts.first(time.monotonic() + timeout_s, timeout_s)
+        return attempts.first(deadline, timeout_s)
     finally:
         attempts.close()
 

@@ -16,12 +16,10 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import BlockOver
-from hpcpool.core.needs import Shape
 from hpcpool.core.scheduler import Dropped, Reason, Scheduler
 from hpcpool.core.silence import Silence
 from hpcpool.processes import sessions
@@ -36,6 +34,7 @@ from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.outbox import Outbox
+from hpcpool.processes.peer import Peer
 from hpcpool.processes.registrar import TooSmall, ending, needs_of, pool_of, welcome_of
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
@@ -102,20 +101,6 @@ def main(argv: list[str]) -> None:
     Interchange(directory, int(client), int(user_stderr), int(census)).run()
 
 
-@dataclass(slots=True)
-class _Manager:
-    """What the interchange knows of a manager, besides its leases."""
-
-    hello: Hello
-    block: str = ""
-    #: The block that its key is of; None: it came over the local socket.
-    proved: str | None = None
-    registered: bool = False
-    slots: int = 0
-    #: How its node is divided; None: it has not registered.
-    shape: Shape | None = None
-
-
 class Interchange:
     """The event loop and its state."""
 
@@ -128,7 +113,7 @@ class Interchange:
         pools = [pool.name for pool in self._config.node_pools]
         self._scheduler = Scheduler(self._config.loss_limit, self._config.rerun_lost, pools)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
-        self._managers: dict[bytes, _Manager] = {}
+        self._managers: dict[bytes, Peer] = {}
         #: The blocks that peers have proved to be of, before they have said a word.
         self._proofs: dict[bytes, str] = {}
         self._carrier = Carrier(self._directory)
@@ -388,7 +373,15 @@ class Interchange:
             case Heartbeat():
                 self._tell(name, [Heartbeat()])
             case Broken():
-                self._outbox.put(message)
+                self._on_broken(name, message)
+
+    def _on_broken(self, name: bytes, message: Broken) -> None:
+        """A node cannot go on: neither can the pool, unless that is the node's own trouble and others serve."""
+        others = (peer for other, peer in self._managers.items() if other != name)
+        if message.is_nodes_own and any(peer.registered for peer in others):
+            self._give_up(name, message.reason)
+        else:
+            self._outbox.put(message)
 
     def _greet(self, name: bytes, theirs: Hello) -> None:
         if reason := disagreement(self._hello, theirs):
@@ -400,9 +393,9 @@ class Interchange:
         if name in self._managers:
             self._drop(name, "it greeted twice")
             return
-        self._managers[name] = _Manager(theirs, proved=self._proofs.get(name))
+        self._managers[name] = Peer(theirs, proved=self._proofs.get(name))
 
-    def _register(self, name: bytes, manager: _Manager, message: Register) -> None:
+    def _register(self, name: bytes, manager: Peer, message: Register) -> None:
         if self._setup is None:
             self._drop(name, "it came before the client")
             return
@@ -420,7 +413,7 @@ class Interchange:
         self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
         log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
 
-    def _offer(self, name: bytes, manager: _Manager, slots: int, limit: int) -> None:
+    def _offer(self, name: bytes, manager: Peer, slots: int, limit: int) -> None:
         if not manager.block or slots < 1 or limit < 1:
             self._drop(name, f"it offered {slots} slots, {limit} tasks in all, for block {manager.block!r}")
             return

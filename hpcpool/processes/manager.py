@@ -283,7 +283,7 @@ class Manager:
     def _welcome(self, message: Welcome) -> None:
         error = write_file(os.path.join(self._directory, "setup"), message.setup)
         if error is not None:
-            self._send(Broken(f"{self._host} cannot keep what its workers need: {error}"))
+            self._send(Broken(f"{self._host} cannot keep what its workers need: {error}", is_nodes_own=True))
             self.leave(signal.SIGKILL)
             return
         self._slots = SlotTable(message, self._host, usable_core_numbers(), os.environ)
@@ -423,7 +423,7 @@ class Manager:
         assert self._node is not None
         log.warning("block=%s no room for another worker: %s", self._block, reason)
         if self._node.not_started(number, time.monotonic()) and not self._leaving:
-            self._send(Broken(f"no worker can be started on {self._host}: {reason}"))
+            self._send(Broken(f"no worker can be started on {self._host}: {reason}", is_nodes_own=True))
 
     def _forget_worker(self, handle: WorkerHandle) -> None:
         del self._workers[handle.number]
@@ -449,7 +449,8 @@ class Manager:
                 self._report_crash(order.task, handle, message)
             elif isinstance(order, orders.Hopeless):
                 how = how_it_ended(message.exit_code)
-                self._send(Broken(f"workers die on {self._host} before their first call ({how})", handle.stderr_tail))
+                text = f"workers die on {self._host} before their first call ({how})"
+                self._send(Broken(text, handle.stderr_tail, is_nodes_own=True))
         self._obey(next_orders)
 
     def _report_crash(self, task: int, handle: WorkerHandle, end: WorkerEnded) -> None:

@@ -214,6 +214,8 @@ class Broken(Struct, tag=23):
     reason: str
     #: The traceback of a failed initializer, if that was the reason.
     traceback: str = ""
+    #: It is the trouble of the manager's node: where others serve, the pool goes on without it.
+    is_nodes_own: bool = False
 
 
 class Stop(Struct, tag=24):

@@ -252,3 +252,19 @@ def test_data_goes_between_this_host_and_others_in_one_pool():
         assert (value.result(PATIENCE_S) == expected).all()
         assert there.submit(len, b"x" * MIB).result(PATIENCE_S) == MIB
         assert [status.name for status in pool.status().node_pools] == ["near", "far"]
+
+
+def die_where_told() -> None:
+    if "DIES" in os.environ:
+        os._exit(3)
+
+
+def test_a_node_whose_workers_all_die_is_given_up_and_the_others_serve_on():
+    good = NodePool(name="good", workers_per_node=1)
+    bad = NodePool(far.FarProvider(), name="bad", workers_per_node=1, env={"DIES": "1"}, init_blocks=0)
+    with executor(Config(good, bad), initializer=die_where_told) as pool:
+        log = Pool.of(pool).directory / "interchange.log"
+        doomed = pool.options(pool="bad").submit(abs, 1)
+        until(lambda: "lost: workers die on" in log.read_text())
+        assert pool.submit(pow, 2, 3).result(PATIENCE_S) == 8
+        assert doomed.kill()

@@ -24,6 +24,8 @@ _OF_A_STEP = (
     "PMI",
     "HYDI_",
     "PRTE_",
+    # The cores of the manager, a whole node: there are versions of srun that then ask for as many for each rank.
+    "SLURM_CPUS_PER_TASK",
 )
 
 
@@ -81,8 +83,9 @@ def _arguments(kind: str, hosts: Sequence[str], ranks: int) -> tuple[str, ...]:
             return ("-n", str(ranks), "-ppn", str(most), "-hosts", names)
         case "srun":
             size = (f"--nodes={len(hosts)}", f"--ntasks={ranks}", f"--ntasks-per-node={most}", f"--nodelist={names}")
-            # The managers' own step has the same nodes. stdin goes to the first rank, as with the others.
-            return (*size, "--overlap", "--kill-on-bad-exit=1", "--input=0")
+            # The managers' own step has the same nodes, and would hand on its order of ranks, one on each node in turn.
+            # stdin goes to the first rank, as with the others.
+            return (*size, "--distribution=block", "--overlap", "--kill-on-bad-exit=1", "--input=0")
         case _:
             raise ValueError(f"hpcpool can start MPI programs with mpirun, mpiexec or srun, not with {kind!r}")
 

@@ -27,6 +27,7 @@ from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.long_runs import LongRuns
 from hpcpool.processes.memory import usable_memory_bytes
+from hpcpool.processes.node_name import node_name
 from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY, segment_maker
@@ -108,6 +109,7 @@ class Manager:
         self._loop = loop
         self._say = say
         self._host = socket.gethostname()
+        self._node_name = node_name(os.environ, self._host)
         #: True when it leaves because its node cannot go on.
         self.has_failed = False
         #: Why the interchange does not want it; "": it does.
@@ -121,7 +123,7 @@ class Manager:
         self._long_runs = LongRuns()
         self._workers: dict[int, WorkerHandle] = {}
         register = Register(block, self._host, os.getpid(), usable_cores(), usable_memory_bytes())
-        self._out: list[Any] = [hello(), register]
+        self._out: list[Any] = [hello(self._node_name), register]
         self._out_frames: list[Any] = []
         self._announced_capacity = (0, 0)
         self._refill = False
@@ -286,7 +288,7 @@ class Manager:
             self._send(Broken(f"{self._host} cannot keep what its workers need: {error}", is_nodes_own=True))
             self.leave(signal.SIGKILL)
             return
-        self._slots = SlotTable(message, self._host, usable_core_numbers(), os.environ)
+        self._slots = SlotTable(message, self._node_name, usable_core_numbers(), os.environ)
         self._node = Node(self._slots.shape.slots, message.max_tasks_per_child or None)
         log.info("block=%s welcome: %s", self._block, self._slots.shape)
         self._obey(self._node.warm_up())

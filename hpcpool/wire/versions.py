@@ -12,11 +12,10 @@ from hpcpool.wire.messages import PROTOCOL, Hello
 from hpcpool.wire.version import VERSION
 
 
-def hello() -> Hello:
-    """Return this process's own first message."""
-    return Hello(
-        PROTOCOL, VERSION, platform.python_version(), cloudpickle.__version__, socket.gethostname(), os.getpid()
-    )
+def hello(host: str = "") -> Hello:
+    """Return this process's own first message; `host`: what others call this host, if it is not its own name."""
+    name = host or socket.gethostname()
+    return Hello(PROTOCOL, VERSION, platform.python_version(), cloudpickle.__version__, name, os.getpid())
 
 
 def disagreement(mine: Hello, theirs: Hello) -> str:

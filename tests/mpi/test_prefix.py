@@ -23,7 +23,8 @@ INTEL = "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307\n"
             ["n1", "n2"],
             5,
             "srun",
-            "srun --nodes=2 --ntasks=5 --ntasks-per-node=3 --nodelist=n1,n2 --overlap --kill-on-bad-exit=1 --input=0",
+            "srun --nodes=2 --ntasks=5 --ntasks-per-node=3 --nodelist=n1,n2 --distribution=block --overlap"
+            " --kill-on-bad-exit=1 --input=0",
         ),
     ],
 )
@@ -90,6 +91,7 @@ def test_without_a_program_the_error_says_what_to_do():
 
 def test_the_variables_of_a_step_are_not_handed_on_and_the_user_s_are():
     inside = {
+        "SLURM_CPUS_PER_TASK": "64",
         "OMPI_COMM_WORLD_RANK": "0",
         "OMPI_MCA_ess": "pmi",
         "PMIX_RANK": "0",

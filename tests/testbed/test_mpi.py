@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hpcpool import HPCPoolExecutor, NodePool, mpi
 from hpcpool.block_script import block_script
 from hpcpool.launchers import SrunLauncher
-from tests.testbed.machine import missing, require
+from hpcpool.providers import SlurmProvider
+from tests.testbed.machine import missing, require, until
+from tests.testbed.slurm import NODES, Slurm
 
 pytestmark = [pytest.mark.testbed, pytest.mark.usefixtures("slurm")]
 
@@ -21,6 +26,50 @@ def _open_mpi() -> None:
     require("openmpi-bin")
     if importlib.util.find_spec("mpi4py") is None:
         missing("mpi4py is not installed: the extra hpcpool[mpi]")
+
+
+#: Open MPI does not like root, who runs these tests; and the nodes of a testbed are one machine, where shared memory
+#: would mix them up.
+ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_btl": "tcp,self",
+}
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def node_pool(slurm: Slurm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[NodePool]:
+    """Blocks of both nodes; in the end no job is left."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    provider = SlurmProvider(partition="main", poll_interval_s=1.0)
+    options = {"nodes_per_block": 2, "workers_per_node": 2, "walltime": "00:05:00", "env": ENVIRONMENT}
+    yield NodePool(provider, **options)  # type: ignore[arg-type]
+    until(lambda: not slurm.jobs_left(), "no job is left")
+
+
+def test_a_function_runs_on_all_ranks_on_both_nodes(node_pool):
+    def where() -> tuple[int, int, str]:
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+        return world.rank, world.allreduce(world.rank), os.environ["SLURMD_NODENAME"]
+
+    with HPCPoolExecutor(node_pool) as pool:
+        ranks = pool.options(nodes=2, ranks=4).submit(mpi.run_on_all, where).result(PATIENCE_S)
+        assert sorted(node.host for node in pool.status().nodes) == sorted(NODES)
+    assert [(rank, total) for rank, total, _ in ranks] == [(0, 6), (1, 6), (2, 6), (3, 6)]
+    assert ranks[0][2] == ranks[1][2] != ranks[2][2] == ranks[3][2]
+
+
+@pytest.mark.parametrize(("program", "rank"), [("mpirun", "OMPI_COMM_WORLD_RANK"), ("srun", "SLURM_PROCID")])
+def test_a_command_runs_as_a_step_on_both_nodes_beside_the_managers(node_pool, program, rank):
+    node_pool = node_pool.replace(env={**ENVIRONMENT, "HPCPOOL_MPI": program})
+    command = f"$HPCPOOL_MPI_PREFIX sh -c 'echo ${rank} $SLURMD_NODENAME'"
+    with HPCPoolExecutor(node_pool) as pool:
+        lines = pool.options(nodes=2, ranks=4).bash(command).result(PATIENCE_S).stdout.splitlines()
+        assert pool.submit(abs, -1).result(PATIENCE_S) == 1, "the managers' own step goes on"
+    assert sorted(lines) == [f"{number} {NODES[number // 2]}" for number in range(4)]
 
 
 #: The manager of the first node plays a call that has both nodes to itself.
@@ -48,9 +97,7 @@ def test_ranks_run_on_both_nodes_of_the_block(tmp_path):
         block_dir=str(tmp_path / "block"),
         env={
             "PYTHONPATH": str(Path(__file__).parent.parent.parent),
-            "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-            "OMPI_MCA_btl": "tcp,self",  # nodes of a testbed may be one machine: shared memory would mix them up
+            **ENVIRONMENT,
         },
         launcher=SrunLauncher(),
     )

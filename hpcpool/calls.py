@@ -223,10 +223,13 @@ class Calls(Executor):
             pool=pool,
             time_request=time_request,
         )
-        if options.needs is not None:
-            from hpcpool.feasibility import check_needs  # few programs need it
+        config = self._pool._config
+        if options.needs is not None or (options.timeout_s and any(pool.walltime_s for pool in config.node_pools)):
+            from hpcpool.core.needs import NO_NEEDS  # few programs need these
+            from hpcpool.feasibility import check_needs
 
-            check_needs(options.needs, self._pool._config, self._pool._workers_per_node)
+            needs = options.needs or NO_NEEDS
+            check_needs(needs, options.timeout_s, config, self._pool._workers_per_node)
         return self._view(options)
 
     def put(self, value: T) -> TaskFuture[T]:

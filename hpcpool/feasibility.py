@@ -9,11 +9,12 @@ from hpcpool.core.offer import refusal
 from hpcpool.processes.offers import offer_of
 
 
-def check_needs(needs: Needs, config: Config, workers: int) -> None:
+def check_needs(needs: Needs, timeout_s: float, config: Config, workers: int) -> None:
     """Raise `ValueError` if no node pool can ever run a call that needs this.
 
     Args:
         needs: what the call asks for.
+        timeout_s: how long it may run (seconds); 0: for ever.
         config: has the node pools.
         workers: on each node, as given to the executor; 0: as the node pools say.
     """
@@ -21,6 +22,6 @@ def check_needs(needs: Needs, config: Config, workers: int) -> None:
     if needs.pool and needs.pool not in names:
         hint = did_you_mean(needs.pool, names)
         raise ValueError(f"there is no node pool {needs.pool!r}{hint} (node pools: {', '.join(names)})")
-    reason = refusal(needs, [offer_of(pool, workers) for pool in config.node_pools])
+    reason = refusal(needs, [offer_of(pool, workers) for pool in config.node_pools], timeout_s)
     if reason is not None:
         raise ValueError(reason)

@@ -19,7 +19,7 @@ from hpcpool.config import CONFIG_VARIABLE, Config, NodePool, OptionError
 from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
 from hpcpool.launchers import MpiRunLauncher, SrunLauncher, SSHLauncher, WrappedLauncher
-from hpcpool.providers import LocalProvider, provider_class
+from hpcpool.providers import LocalProvider, SlurmProvider, provider_class
 from tests.providers.plugin import QUEUE_PROVIDER, install
 from tests.providers.test_base import PaperProvider
 
@@ -178,6 +178,13 @@ def test_the_walltime_is_known_in_seconds():
     assert NodePool().walltime_s is None
 
 
+def test_the_walltime_of_the_provider_counts_where_the_pool_has_none():
+    provider = SlurmProvider(walltime="00:30:00")
+    assert NodePool(provider).walltime_s == 1800.0
+    assert NodePool(provider, walltime=60).walltime_s == 60.0
+    assert NodePool(SlurmProvider()).walltime_s is None
+
+
 def test_a_relative_run_dir_stays_where_it_is_when_the_program_goes_elsewhere(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
@@ -231,7 +238,7 @@ NONE = ("", [None])
 SHARE = ("a number from 0 to 1", [-0.1, 1.1, math.nan, math.inf, "1", True, None, 1j])
 IDLE = ("a number of seconds above 0, or None", [0, -1, math.inf, math.nan, "120", True])
 WALLTIME = (
-    "as in '01:30:00'",
+    "'HH:MM:SS', 'DAYS-HH:MM:SS', or seconds as a number",
     [0, -1, math.inf, "", "90", "1:30", "1:60:00", "01:30:00 ", "00:00:00", "1d", True, [1]],
 )
 LABELS = ("names, each up to 64 letters", ["bigmem", 3, None, [""], ["a b"], [3]])

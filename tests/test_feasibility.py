@@ -6,6 +6,7 @@ import pytest
 
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.apps import python_app
+from hpcpool.providers import SlurmProvider
 
 CONFIG = Config(
     NodePool(name="cpu", workers_per_node=4, cores_per_worker=2, memory_per_worker="4GB"),
@@ -56,3 +57,22 @@ def test_an_app_is_refused_at_its_call():
 
     with pytest.raises(ValueError, match="cores=3"):
         add(1, 2)
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        NodePool(SlurmProvider(), walltime="00:30:00"),
+        NodePool(SlurmProvider(walltime="00:30:00")),
+    ],
+)
+def test_a_call_that_may_run_longer_than_any_block_is_refused(pool):
+    executor = HPCPoolExecutor(pool)
+    with pytest.raises(ValueError, match=r"no node can run a call with time_request=1801: .*that a block lasts: 1800"):
+        executor.options(time_request=1801)
+    with pytest.raises(ValueError, match=r"no node can run a call with timeout=1801: .*that a block lasts: 1800"):
+        executor.options(timeout=1801)
+    with pytest.raises(ValueError, match="with cores=1, timeout=1801: "):
+        executor.options(timeout=1801, cores=1)
+    executor.options(time_request=60, timeout=1801)  # how long it is expected to run says more
+    executor.options(timeout=1800)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from hpcpool.config.frozen_mapping import FrozenMapping
 from hpcpool.errors import ConfigError
+from hpcpool.providers import walltime
 
 T = TypeVar("T")
 
@@ -85,16 +86,6 @@ def _share(value: Any) -> float:
     if not 0 <= share <= 1:
         raise ValueError
     return share
-
-
-def _walltime(value: Any) -> float:
-    if not isinstance(value, str):
-        return _seconds(value)
-    parts = re.fullmatch(r"(?:(\d{1,4})-)?(\d{1,5}):([0-5]\d):([0-5]\d)", value)
-    if parts is None:
-        raise ValueError
-    days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
-    return _seconds(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def _labels(value: Any) -> tuple[str, ...]:
@@ -227,9 +218,7 @@ def or_none(rule: Rule) -> Rule:
 
 SECONDS = Rule("a number of seconds above 0", _seconds)
 SHARE = Rule("a number from 0 to 1", _share)
-WALLTIME = Rule(
-    "hours, minutes and seconds as in '01:30:00' or '2-00:00:00', or a number of seconds above 0", _walltime
-)
+WALLTIME = Rule(walltime.VALID, walltime.seconds_of)
 LABELS = Rule("names, each up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _labels)
 FLAG = Rule("true or false", _flag)
 NAME = Rule("up to 64 letters, digits, '_', '-' and '.', the first a letter or digit", _name)

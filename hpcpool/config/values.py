@@ -40,6 +40,7 @@ from hpcpool.config.options import (
 )
 from hpcpool.errors import ConfigError
 from hpcpool.providers import LocalProvider, Provider
+from hpcpool.providers.walltime import seconds_of
 
 if TYPE_CHECKING:
     from hpcpool.containers import Container
@@ -137,7 +138,7 @@ class NodePool:
     #: that waits in the queue when the work for it has gone; None: blocks are kept. The block of this machine that
     #: needs no process of its own is always kept.
     max_idle_time: float | None = field(default=120.0, metadata=option_of(or_none(SECONDS)))
-    #: How long a block may last: "01:30:00" or seconds (kept as such); None: as the provider says.
+    #: How long a block may last: "01:30:00", "2-00:00:00", or seconds (kept as such); None: as the provider says.
     walltime: str | float | None = field(default=None, metadata=option_of(or_none(WALLTIME)))
     #: Words by which calls can choose this pool's nodes, such as "bigmem".
     labels: tuple[str, ...] = field(default=(), metadata=option_of(LABELS))
@@ -149,6 +150,7 @@ class NodePool:
         if not self.min_blocks <= self.init_blocks <= self.max_blocks:
             limits = f"min_blocks ({self.min_blocks}) to max_blocks ({self.max_blocks})"
             refuse(self, "init_blocks", f"must be in the range {limits}", "min_blocks", "max_blocks")
+        _ = self.walltime_s  # a provider of another package may have one that is none
         most = self.provider.max_nodes_per_block
         if most is not None and self.nodes_per_block > most:
             refuse(self, "nodes_per_block", f"must not be more than {most} with {self.provider!r}", "provider")
@@ -165,8 +167,9 @@ class NodePool:
 
     @property
     def walltime_s(self) -> float | None:
-        """How long a block may last (seconds); None: as the provider says."""
-        return None if self.walltime is None else float(self.walltime)
+        """How long a block may last (seconds), by this pool's `walltime` or its provider's; None: neither says."""
+        given = self.walltime if self.walltime is not None else getattr(self.provider, "walltime", None)
+        return None if given is None else seconds_of(given)
 
     def __repr__(self) -> str:
         return call_text(self, [repr(self.provider)], NodePool())

@@ -47,6 +47,13 @@ class Needs(NamedTuple):
 NO_NEEDS = Needs()
 
 
+def asked_for(needs: Needs, timeout_s: float) -> str:
+    """Say what a call asks for; its timeout (seconds, 0: none), too, unless it has asked for a time."""
+    if not timeout_s or needs.time_s:
+        return str(needs)
+    return f"timeout={timeout_s:g}" if needs == NO_NEEDS else f"{needs}, timeout={timeout_s:g}"
+
+
 class Shape(NamedTuple):
     """A node, divided into slots."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpcpool.core.needs import Needs, Shape, size, width
+from hpcpool.core.needs import Needs, Shape, asked_for, size, width
 from hpcpool.core.slots import shares
 
 #: More slots than any node has: stands for a number that is only known when a node has come.
@@ -67,10 +67,17 @@ class Offer:
         return f"node pool {self.pool!r} ({', '.join(parts)})"
 
 
-def refusal(needs: Needs, offers: Iterable[Offer]) -> str | None:
-    """Return why a call can run in none of the pools; None: it can, or that is not known yet."""
+def refusal(needs: Needs, offers: Iterable[Offer], timeout_s: float = 0.0) -> str | None:
+    """Return why a call can run in none of the pools; None: it can, or that is not known yet.
+
+    Args:
+        needs: what it asks for.
+        offers: of the pools.
+        timeout_s: how long it may run (seconds), which counts unless it has asked for a time; 0: for ever.
+    """
     known = list(offers)
-    if any(offer.can_ever_run(needs) for offer in known):
+    timed = needs if needs.time_s else needs._replace(time_s=timeout_s)
+    if any(offer.can_ever_run(timed) for offer in known):
         return None
     candidates = [offer for offer in known if needs.pool in ("", offer.pool)]
-    return f"no node can run a call with {needs}: {'; '.join(map(str, candidates))}"
+    return f"no node can run a call with {asked_for(needs, timeout_s)}: {'; '.join(map(str, candidates))}"

@@ -9,6 +9,7 @@ one slot and a worker like any other, and may be.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
@@ -59,6 +60,10 @@ class Placement:
         self.recalls: dict[bytes, None] = {}
         #: Lines that no node can ever serve.
         self._hopeless: dict[Needs, Line] = {}
+        #: The longest time (seconds) that a block of each pool has had before it when its end became known.
+        self._lasts: dict[str, float] = {}
+        #: Tasks that run longer than any block lasts; may hold some that do not wait any more.
+        self._too_long: list[int] = []
 
     # -- lines --
 
@@ -76,6 +81,8 @@ class Placement:
         special.line = line
         line.push(task, priority, first=first)
         self.waiting += 1
+        if self._is_too_long(special):
+            self._too_long.append(task)
 
     def forget(self, special: Special) -> None:
         """A task of a line does not wait any more."""
@@ -131,6 +138,8 @@ class Placement:
             shapes[shape] = None
             for line in self._lines.values():
                 self._look_at_offers(line)
+            if self._lasts:
+                self._look_at_times()
 
     def _look_at_offers(self, line: Line) -> None:
         pools = [line.needs.pool] if line.needs.pool else list(self._pools or self._shapes)
@@ -144,19 +153,47 @@ class Placement:
         else:
             self._hopeless.pop(line.needs, None)
 
+    def lasts(self, pool: str, seconds: float) -> None:
+        """A block of this pool has so much time before it."""
+        is_first = pool not in self._lasts
+        self._lasts[pool] = max(seconds, self._lasts.get(pool, 0.0))
+        if is_first:  # what is longer than that makes nothing hopeless that was not
+            self._look_at_times()
+
+    def _look_at_times(self) -> None:
+        for task in (task for line in self._lines.values() for task in line):
+            special = self._tasks[task].special
+            if special is not None and self._is_too_long(special):
+                self._too_long.append(task)
+
+    def _is_too_long(self, special: Special) -> bool:
+        """Say whether a task runs longer than any block that could run it lasts, as far as all of these are known."""
+        if not special.time_s or not self._lasts:
+            return False
+        able = self._asked(special.needs, 1).pools or ()
+        return bool(able) and all(special.time_s + GRACE_S > self._lasts.get(pool, math.inf) for pool in able)
+
     @property
     def has_hopeless(self) -> bool:
-        """Whether `take_hopeless` returns any."""
-        return bool(self._hopeless)
+        """Whether `take_hopeless` may return any."""
+        return bool(self._hopeless or self._too_long)
 
     def take_hopeless(self) -> list[int]:
         """Return the tasks that no node can ever run; the caller gives them up."""
-        return [task for line in self._hopeless.values() for task in line]
+        tasks = dict.fromkeys(task for line in self._hopeless.values() for task in line)
+        tasks |= dict.fromkeys(filter(self._is_queued, self._too_long))
+        self._too_long.clear()
+        return list(tasks)
 
     def offered(self) -> str:
         """Say what nodes there are."""
-        known = [f"{pool!r}: {' or '.join(map(str, shapes))}" for pool, shapes in self._shapes.items()]
+        known = [
+            f"{pool!r}: {' or '.join(map(str, shapes))}{self._lasting(pool)}" for pool, shapes in self._shapes.items()
+        ]
         return f"nodes of {'; '.join(known)}"
+
+    def _lasting(self, pool: str) -> str:
+        return f", for up to {self._lasts[pool]:.0f} s" if pool in self._lasts else ""
 
     # -- leasing --
 

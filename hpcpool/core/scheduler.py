@@ -268,13 +268,14 @@ class Scheduler:
             if slots:
                 self._placement.seen(known.pool, known.shape)
 
-    def block_ends(self, block: str, at: float) -> None:
-        """The nodes of a block will be taken away at this moment (the clock of `dispatch`)."""
+    def block_ends(self, block: str, at: float, pool: str, now: float) -> None:
+        """The nodes of a block of this pool will be taken away at this moment (the clock of `dispatch`)."""
         self._block_ends[block] = at
         for manager in self._managers.by_name.values():
             if manager.block == block:
                 manager.ends_at = at
                 self._note_end(manager)
+        self._placement.lasts(pool, at - now)
 
     def _note_end(self, manager: Manager) -> None:
         if manager.ends_at == math.inf:

@@ -21,6 +21,7 @@ from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal
+from hpcpool.processes.registrar import pool_of
 from hpcpool.wire.messages import AskStatus, Broken, Expect, NodeState, Scale, StatusReport, Struct, Warn
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,9 @@ class BlockDesk:
             case BlockOver():
                 self._hands.end_block(event)
             case BlockEnds(block=block, at=at):
-                log.info("block=%s ends in_s=%.0f", block, at - time.monotonic())
-                self._scheduler.block_ends(block, at)
+                now = time.monotonic()
+                log.info("block=%s ends in_s=%.0f", block, at - now)
+                self._scheduler.block_ends(block, at, pool_of(self._config, block).name, now)
             case Retire():
                 self.watch.retire(event)
             case Hopeless(reason=reason):

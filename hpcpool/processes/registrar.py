@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcpool.config import Config, NodePool
-from hpcpool.core.needs import Needs, Shape, size
+from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, size
 from hpcpool.core.scheduler import Reason, Scheduler
 from hpcpool.processes.offers import offer_of
 from hpcpool.providers import LocalProvider
@@ -73,7 +73,8 @@ def ending(task: Task, reason: Reason, text: str, host: str, scheduler: Schedule
         case Reason.LOST:
             return Outcome(task.id, Status.LOST, text.encode(), host=host)
         case Reason.UNAVAILABLE:
-            lack = f"needs {needs_of(task)[0]}, and there are only {scheduler.offered()}"
+            needs = asked_for(needs_of(task)[0] or NO_NEEDS, task.timeout_s)
+            lack = f"needs {needs}, and there are only {scheduler.offered()}"
             return Outcome(task.id, Status.UNAVAILABLE, lack.encode())
         case _:
             return Outcome(task.id, Status.KILLED, host=host)

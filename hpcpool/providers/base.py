@@ -196,7 +196,8 @@ class Provider(Protocol):
     """The options of a batch system: a frozen dataclass whose fields are plain values.
 
     Its class is found by `kind` in the interchange, which rebuilds it from its fields. Options that cannot be are
-    refused in `__post_init__` with a `ConfigError` or any other `ValueError`.
+    refused in `__post_init__` with a `ConfigError` or any other `ValueError`. A field `walltime`, if there is one,
+    tells how long a block lasts: "HH:MM:SS", "DAYS-HH:MM:SS", a number of seconds, or None. Longer calls are refused.
     """
 
     #: The word for this batch system in TOML files and in the registry.

@@ -34,7 +34,7 @@ class CobaltProvider:
         queue: the queue.
         project: the project that is charged.
         attrs: attributes of the job ("filesystems=home,eagle:mcdram=cache").
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number); whole minutes count.
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number); whole minutes count.
         scheduler_options: more lines for the head of the job script ("--mode script"), with or without `#COBALT`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

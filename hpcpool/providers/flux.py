@@ -36,7 +36,7 @@ class FluxProvider:
         exclusive: whether whole nodes are asked for. They are, too, where neither cores nor GPUs are.
         cores_per_node: cores on each node; None: what the node pool works out.
         gpus_per_node: the same for GPUs.
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines for the head of the job script ("--urgency=20"), with or without `# flux:`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

@@ -43,7 +43,7 @@ class GridEngineProvider:
         memory_resource: the resource that stands for memory here ("mem_free", "h_vmem"); what the node pool needs is
             asked for under this name, for each slot. None: memory is not asked for.
         gpu_resource: the same for GPUs, for each node.
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number): `h_rt`.
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number): `h_rt`.
         scheduler_options: more lines for the head of the job script ("-V"), with or without `#$`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

@@ -54,7 +54,7 @@ class HTCondorProvider:
         transfer_files: whether nodes and this machine have no folder in common: HTCondor then copies the block's files.
             Blocks are of one node, hpcpool must be installed on the nodes (or come in a container), and `job_dir` must
             be a folder that can be made on the nodes as well ("/tmp/hpcpool-me").
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines of the submit description ('+ProjectName = "x"'), with or without `#CONDOR`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

@@ -41,7 +41,7 @@ class LSFProvider:
         gpu: GPUs of each node, as in `-gpu` ("num=4:mode=exclusive_process").
         exclusive: whether no other job may run on the nodes.
         resources: more that the nodes must have, as in `-R` ("select[model==XeonGold]").
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number); whole minutes count.
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number); whole minutes count.
         scheduler_options: more lines for the head of the job script ("-alloc_flags smt1"), with or without `#BSUB`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

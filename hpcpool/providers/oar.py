@@ -37,7 +37,7 @@ class OARProvider:
         node_resources: what to ask for on each node, in OAR's hierarchy ("core=4", "gpu=1"); None: the GPUs or the
             cores that the node pool works out and, where it does not, whole nodes.
         types: types of the job ("besteffort", "night").
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines for the head of the job script ("--notify mail:me@x"), with or without `#OAR`.
         job_dir: a folder that all nodes see, for job scripts and their output, without blanks; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

@@ -41,7 +41,7 @@ class PBSProProvider:
         select_options: more that each node must have, as in a `select` statement ("model=rom:mpiprocs=4").
         place: how the nodes are placed ("scatter:excl" for whole nodes); it must begin with "scatter", since every
             node of a block must be another host.
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines for the head of the job script ("-l filesystems=home"), with or without `#PBS`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

@@ -44,7 +44,7 @@ class SlurmProvider:
         gpus_per_node: GPUs on each node, a number or with a type ("a100:4").
         mem: memory of each node ("16G"; "0": all of it).
         cores_per_node: cores on each node.
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines for the head of the job script ("--mail-type=FAIL"), with or without `#SBATCH`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.
         login: a login node whose commands are used over SSH, an `SSHLogin` or "user@host"; None: this machine.

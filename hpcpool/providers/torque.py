@@ -40,7 +40,7 @@ class TorqueProvider:
         gpus: GPUs of each node.
         mem: memory of the whole job ("32gb"), not of a node.
         properties: properties that each node must have, joined by colons ("xe:gen9").
-        walltime: how long a block may last ("00:30:00", "1-12:00:00", or minutes as a number).
+        walltime: how long a block may last ("00:30:00", "1-12:00:00", or seconds as a number).
         scheduler_options: more lines for the head of the job script ("-l naccesspolicy=singlejob"), with or without
             `#PBS`.
         job_dir: a folder that all nodes see, for job scripts and their output; None: `~/.hpcpool/runs`.

@@ -8,51 +8,43 @@ import re
 
 from hpcpool.errors import ConfigError
 
-VALID = "'HH:MM:SS', 'DAYS-HH:MM:SS', or minutes as a number"
+VALID = "'HH:MM:SS', 'DAYS-HH:MM:SS', or seconds as a number"
 
-_FORM = re.compile(r"(?:(?P<days>\d{1,4})-)?(?P<parts>\d{1,9}(?::\d{1,2}){0,2})", re.ASCII)
+#: Shorter forms are refused: "30" is half an hour for Slurm and 30 s for PBS, "1:30" 90 s for Slurm and 90 min for LSF.
+_FORM = re.compile(r"(?:(\d{1,4})-)?(\d{1,5}):([0-5]\d):([0-5]\d)", re.ASCII)
 _DAY_S, _HOUR_S, _MINUTE_S = 86400, 3600, 60
 
 
 def seconds_of(walltime: str | float) -> float:
-    """Return the seconds of a walltime: text in Slurm's forms, or a number of minutes.
+    """Return the seconds of a walltime: "HH:MM:SS", "DAYS-HH:MM:SS", or a number of seconds.
 
-    The forms are "minutes", "minutes:seconds", "hours:minutes:seconds", "days-hours", "days-hours:minutes" and
-    "days-hours:minutes:seconds" (https://slurm.schedmd.com/sbatch.html#OPT_time).
-
-    >>> seconds_of("00:30:00"), seconds_of("1-12"), seconds_of(90)
-    (1800.0, 129600.0, 5400.0)
+    >>> seconds_of("00:30:00"), seconds_of("1-12:00:00"), seconds_of(90)
+    (1800.0, 129600.0, 90.0)
 
     Raises:
         ConfigError: it is none of these, or not more than 0.
     """
-    seconds = _from_text(walltime) if isinstance(walltime, str) else _from_minutes(walltime)
+    seconds = _from_text(walltime) if isinstance(walltime, str) else _from_number(walltime)
     if seconds is None or not 0 < seconds < math.inf:
         raise ConfigError(f"walltime is {walltime!r}; valid: {VALID}")
     return seconds
 
 
-def _from_minutes(minutes: object) -> float | None:
-    if isinstance(minutes, bool) or not isinstance(minutes, numbers.Real):
+def _from_number(seconds: object) -> float | None:
+    if isinstance(seconds, bool) or not isinstance(seconds, numbers.Real):
         return None
     try:
-        return float(minutes) * _MINUTE_S
+        return float(seconds)
     except OverflowError:
         return None
 
 
 def _from_text(text: str) -> float | None:
-    match = _FORM.fullmatch(text.strip())
+    match = _FORM.fullmatch(text)
     if match is None:
         return None
-    parts = [int(part) for part in match["parts"].split(":")]
-    if match["days"] is not None:
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-    elif len(parts) == 1:
-        hours, minutes, seconds = 0, parts[0], 0
-    else:
-        hours, minutes, seconds = [0, *parts][-3:]
-    return float(int(match["days"] or 0) * _DAY_S + hours * _HOUR_S + minutes * _MINUTE_S + seconds)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(days * _DAY_S + hours * _HOUR_S + minutes * _MINUTE_S + seconds)
 
 
 def hours_minutes_seconds(seconds: float) -> str:

@@ -484,8 +484,8 @@ def test_a_task_is_lost_for_good_after_too_many_lost_nodes():
 def test_a_task_is_not_started_where_too_little_time_is_left():
     made = scheduler(a=1)
     join(made, B, 1, block="b-1")
-    made.block_ends("b-0", 1000.0)
-    made.block_ends("b-1", 5000.0)
+    made.block_ends("b-0", 1000.0, "default", 0.0)
+    made.block_ends("b-1", 5000.0, "default", 0.0)
     submit(made, 1, time_s=1000.0 - GRACE_S)
     submit(made, 2, time_s=1000.0 - GRACE_S + 1)
     submit(made, 3, 4, time_s=6000.0)
@@ -499,7 +499,7 @@ def test_an_end_that_is_learnt_late_holds_for_tasks_that_wait_and_for_managers_t
     made = scheduler()
     submit(made, 1, time_s=100.0)
     submit(made, 2)
-    made.block_ends("b-0", 50.0)
+    made.block_ends("b-0", 50.0, "default", 0.0)
     join(made, A, 2)
     assert leases(made, now=0.0) == {A: [2]}
     assert made.backlog == 1
@@ -516,7 +516,7 @@ def test_without_an_end_tasks_with_a_time_are_like_any_other():
 
 def test_a_short_task_passes_a_long_one_that_finds_no_manager():
     made = scheduler(a=1)
-    made.block_ends("b-0", 100.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
     submit(made, 1, time_s=1000.0)
     submit(made, 2, time_s=10.0)
     submit(made, 3, time_s=60.0)
@@ -525,7 +525,7 @@ def test_a_short_task_passes_a_long_one_that_finds_no_manager():
 
 def test_before_its_end_a_manager_gets_nothing_new_and_gives_back_what_it_has_not_started():
     made = scheduler(a=1)
-    made.block_ends("b-0", 100.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
     assert made.wake_at == 100.0 - DRAIN_S
     submit(made, 1, 2, 3)
     assert leases(made, now=0.0) == {A: [1, 2]}
@@ -542,7 +542,7 @@ def test_before_its_end_a_manager_gets_nothing_new_and_gives_back_what_it_has_no
 def test_a_manager_that_drains_is_not_kept_for_a_wide_task():
     made = scheduler(a=2)
     join(made, B, 2, block="b-1")
-    made.block_ends("b-0", 100.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
     submit(made, 1, 2, 3, 4)
     held = leases(made, now=0.0)
     made.finished(A, held[A][0])
@@ -555,7 +555,7 @@ def test_a_manager_that_drains_is_not_kept_for_a_wide_task():
 
 def test_a_reservation_ends_when_too_little_time_is_left():
     made = scheduler(a=2)
-    made.block_ends("b-0", 100.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
     submit(made, 1, 2)
     made.dispatch(0.0)
     submit(made, 9, cores=2, time_s=60.0)
@@ -580,7 +580,7 @@ def test_an_expected_loss_is_free_of_charge():
 def test_a_loss_at_the_end_that_was_told_is_expected():
     made = Scheduler(0, True)
     join(made, A, 1)
-    made.block_ends("b-0", 100.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
     submit(made, 1)
     made.dispatch(0.0)
     made.dispatch(95.0)
@@ -699,3 +699,47 @@ def test_what_waits_is_told_by_needs():
     assert made.waiting() == [(NO_NEEDS, 2), (Needs(cores=4), 1), (Needs(gpus=1, pool="gpu"), 2)]
     assert made.backlog == 5
     assert D not in made._managers.by_name
+
+
+def test_a_task_that_runs_longer_than_any_block_lasts_is_given_up_when_that_is_known():
+    made = scheduler("default", a=2)
+    submit(made, 1, time_s=400.0)
+    submit(made, 2, cores=2, time_s=290.0)
+    assert not made.has_unavailable
+    made.block_ends("b-0", 1300.0, "default", 1000.0)
+    assert made.unavailable() == [Dropped(1, Reason.UNAVAILABLE)]
+    assert leases(made, 1000.0) == {A: [2]}
+    submit(made, 3, time_s=300.0)
+    assert made.unavailable() == [Dropped(3, Reason.UNAVAILABLE)]
+    assert "up to 300 s" in made.offered()
+
+
+def test_a_task_too_long_for_what_is_left_of_a_block_waits_for_the_next_one():
+    made = scheduler("default", a=2)
+    made.block_ends("b-0", 1300.0, "default", 1000.0)
+    made.block_ends("b-0", 1300.0, "default", 1200.0)
+    submit(made, 1, time_s=200.0)
+    assert not made.has_unavailable
+    assert leases(made, 1200.0) == {}
+
+
+def test_a_task_is_not_too_long_while_some_pool_that_could_run_it_has_shown_no_end():
+    made = scheduler("short", "long")
+    join(made, A, 2, "short", "short-0")
+    made.block_ends("short-0", 1300.0, "short", 1000.0)
+    submit(made, 1, time_s=400.0)
+    submit(made, 2, time_s=400.0, pool="short")
+    submit(made, 3, time_s=400.0, cores=3)
+    assert made.unavailable() == [Dropped(2, Reason.UNAVAILABLE)]
+    join(made, B, 2, "long", "long-0")
+    assert made.unavailable() == [Dropped(3, Reason.UNAVAILABLE)], "it is too wide for both"
+    assert leases(made, 1000.0) == {B: [1]}
+
+
+def test_a_task_too_long_for_the_pool_that_is_wide_enough_is_given_up():
+    made = scheduler("short", "narrow")
+    join(made, A, 4, "short", "short-0")
+    join(made, B, 1, "narrow", "narrow-0")
+    submit(made, 1, time_s=400.0, cores=4)
+    made.block_ends("short-0", 1300.0, "short", 1000.0)
+    assert made.unavailable() == [Dropped(1, Reason.UNAVAILABLE)]

@@ -35,7 +35,7 @@ def queue(text: str) -> dict[str, JobStatus]:
 
 
 def test_it_is_a_value_that_travels_in_a_configuration():
-    provider = SlurmProvider(partition="debug", walltime=30, gpus_per_node="a100:4", scheduler_options=["--x", "--y"])
+    provider = SlurmProvider(partition="debug", walltime=1800, gpus_per_node="a100:4", scheduler_options=["--x", "--y"])
     assert pickle.loads(pickle.dumps(provider)) == provider
     config = Config(NodePool(provider, nodes_per_block=2))
     assert Config.from_json(config.to_json()) == config
@@ -47,12 +47,12 @@ def test_it_is_a_value_that_travels_in_a_configuration():
 
 def test_it_can_be_written_in_toml(tmp_path):
     (tmp_path / "c.toml").write_text(
-        '[[node_pools]]\nprovider = {kind = "slurm", partition = "p", walltime = 30, gpus_per_node = 2,'
+        '[[node_pools]]\nprovider = {kind = "slurm", partition = "p", walltime = 1800, gpus_per_node = 2,'
         ' scheduler_options = ["--mail-type=FAIL"]}\nnodes_per_block = 4\n'
     )
     (pool,) = Config.from_toml(tmp_path / "c.toml").node_pools
     assert pool.provider == SlurmProvider(
-        partition="p", walltime=30, gpus_per_node=2, scheduler_options="--mail-type=FAIL"
+        partition="p", walltime=1800, gpus_per_node=2, scheduler_options="--mail-type=FAIL"
     )
 
 
@@ -63,7 +63,7 @@ def test_it_can_be_written_in_toml(tmp_path):
         ({"partition": "a\nb"}, "SlurmProvider.partition is 'a\\nb'"),
         ({"account": 3}, "SlurmProvider.account is 3"),
         ({"exclusive": 1}, "SlurmProvider.exclusive is 1; valid: True or False"),
-        ({"walltime": "soon"}, "SlurmProvider.walltime is 'soon'; valid: 'HH:MM:SS', 'DAYS-HH:MM:SS', or minutes as"),
+        ({"walltime": "soon"}, "SlurmProvider.walltime is 'soon'; valid: 'HH:MM:SS', 'DAYS-HH:MM:SS', or seconds as"),
         ({"mem": "16 GB"}, "SlurmProvider.mem is '16 GB'; valid: a number with one of the units K, M, G, T"),
         ({"gpus_per_node": 0}, "SlurmProvider.gpus_per_node is 0"),
         ({"gpus_per_node": "many"}, "SlurmProvider.gpus_per_node is 'many'"),

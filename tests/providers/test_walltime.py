@@ -12,23 +12,23 @@ from hpcpool.providers.walltime import hours_minutes_seconds, seconds_of
     [
         ("00:30:00", 1800),
         ("48:00:00", 172800),
-        ("30", 1800),
-        ("1:30", 90),
-        ("1-0", 86400),
-        ("1-2:3", 93780),
+        ("0:00:01", 1),
+        ("1-00:00:00", 86400),
         ("1-02:03:04", 93784),
-        (30, 1800),
-        (0.5, 30),
+        (30, 30),
+        (0.5, 0.5),
     ],
 )
-def test_a_walltime_is_read_as_slurm_reads_it(walltime, seconds):
+def test_a_walltime_is_hours_minutes_and_seconds_or_a_number_of_seconds(walltime, seconds):
     assert seconds_of(walltime) == seconds
 
 
 @pytest.mark.parametrize(
     "walltime",
     [
-        *("", "0", "00:00:00", "-1", "1h", "1:2:3:4", "1-", "1-1-1"),
+        *("", "0", "00:00:00", "-1", "1h", "1:2:3:4", "1-", "1-1-1", "00:60:00", " 00:30:00"),
+        # Minutes here, seconds or hours there, depending on the batch system.
+        *("30", "1:30", "1-0", "1-2:03"),
         *("\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT ONE}"),
         *(0, -1, float("inf"), float("nan"), True, None, [], 10**400),
     ],

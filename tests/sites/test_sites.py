@@ -26,7 +26,7 @@ CONFIGS: dict[str, Config] = {
     "comet": sites.comet(account="abc123", nodes_per_block=2),
     "cooley": sites.cooley(project="proj", nodes_per_block=2),
     "cori": sites.cori(account="m1234", nodes_per_block=2),
-    "cori-knl": sites.cori(account="m1234", constraint="knl", qos="debug", walltime=15),
+    "cori-knl": sites.cori(account="m1234", constraint="knl", qos="debug", walltime="00:15:00"),
     "expanse": sites.expanse(account="abc123", nodes_per_block=2),
     "expanse-gpu": sites.expanse(account="abc123", partition="gpu", walltime="1-12:00:00"),
     "midway": sites.midway(account="pi-me", nodes_per_block=2),

@@ -22,7 +22,7 @@ def opened(gridengine: GridEngine, tmp_path: Path) -> Iterator[Open]:
 
 
 def test_a_job_runs_with_its_files_in_its_folder_and_environment(opened, tmp_path):
-    driver = opened(walltime=5)
+    driver = opened(walltime=300)
     script = 'cat "$FILES/key"; pwd; echo "$ADDED"; while [ ! -e "$FILES/go" ]; do sleep 0.1; done'
     env = {"ADDED": "it's", "FILES": driver.block_dir("b0")}
     job = driver.submit(block(script, files={"key": b"secret\n"}, cwd=str(tmp_path), env=env))

@@ -26,7 +26,7 @@ def opened(slurm: Slurm, tmp_path: Path) -> Iterator[Open]:
 
 
 def test_a_job_runs_with_its_files_in_its_folder_and_environment(opened, tmp_path):
-    driver = opened(walltime=5)
+    driver = opened(walltime=300)
     script = 'cat "$FILES/key"; pwd; echo "$ADDED"; while [ ! -e "$FILES/go" ]; do sleep 0.1; done'
     env = {"ADDED": "it's", "FILES": driver.block_dir("b0")}
     job = driver.submit(block(script, files={"key": b"secret\n"}, cwd=str(tmp_path), env=env))
@@ -124,7 +124,7 @@ def test_a_waiting_job_is_cancelled(opened):
 
 
 def test_a_job_that_never_will_run_says_so(opened):
-    driver = opened(partition="brief", walltime=10)
+    driver = opened(partition="brief", walltime=600)
     job = driver.submit(block("true"))
     until(lambda: told(driver, job).reason.startswith("PartitionTimeLimit: it will never run: "), "Slurm says why")
     assert told(driver, job).is_stuck
@@ -178,7 +178,7 @@ def test_while_the_controller_is_down_a_job_is_unknown_and_lives_on(opened, slur
 
 
 def test_a_job_ends_at_its_walltime_about_when_it_was_told(opened):
-    driver = opened(walltime=1)
+    driver = opened(walltime=60)
     job = driver.submit(block("sleep 300"))
     ends_at = reached(driver, job, JobState.RUNNING).ends_at
     assert ends_at is not None

@@ -25,7 +25,7 @@ def commands(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def opened(commands: None, slurm: Slurm, tmp_path: Path) -> Iterator[Open]:
-    yield from opening(TorqueProvider, slurm.jobs_left, queue="main", walltime=5, job_dir=str(tmp_path))
+    yield from opening(TorqueProvider, slurm.jobs_left, queue="main", walltime=300, job_dir=str(tmp_path))
 
 
 def test_a_job_runs_and_its_exit_code_and_output_are_told(opened, tmp_path):

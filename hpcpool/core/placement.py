@@ -187,13 +187,12 @@ class Placement:
 
     def offered(self) -> str:
         """Say what nodes there are."""
-        known = [
-            f"{pool!r}: {' or '.join(map(str, shapes))}{self._lasting(pool)}" for pool, shapes in self._shapes.items()
-        ]
-        return f"nodes of {'; '.join(known)}"
+        return f"nodes of {'; '.join(map(self._offered, self._shapes | self._lasts))}"
 
-    def _lasting(self, pool: str) -> str:
-        return f", for up to {self._lasts[pool]:.0f} s" if pool in self._lasts else ""
+    def _offered(self, pool: str) -> str:
+        shapes = " or ".join(map(str, self._shapes.get(pool, ())))
+        known = f"{pool!r}: {shapes}" if shapes else repr(pool)
+        return f"{known}, for calls of up to {self._lasts[pool] - GRACE_S:.0f} s" if pool in self._lasts else known
 
     # -- leasing --
 

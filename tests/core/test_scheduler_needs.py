@@ -711,7 +711,13 @@ def test_a_task_that_runs_longer_than_any_block_lasts_is_given_up_when_that_is_k
     assert leases(made, 1000.0) == {A: [2]}
     submit(made, 3, time_s=300.0)
     assert made.unavailable() == [Dropped(3, Reason.UNAVAILABLE)]
-    assert "up to 300 s" in made.offered()
+    assert "calls of up to 295 s" in made.offered(), "a call must get there, and its outcome back"
+
+
+def test_what_there_is_can_be_told_before_a_node_has_come():
+    made = scheduler("default")
+    made.block_ends("b-0", 1300.0, "default", 1000.0)
+    assert made.offered() == "nodes of 'default', for calls of up to 295 s"
 
 
 def test_a_task_too_long_for_what_is_left_of_a_block_waits_for_the_next_one():

@@ -193,7 +193,7 @@ class Calls(Executor):
             memory: bytes, or text such as "16GB" (10**9 each) or "16GiB" (2**30 each); takes slots as cores do.
             nodes: whole nodes of one block. The call runs on the first; `HPCPOOL_NODES` in its environment names all.
             ranks: processes that the call will start on its whole nodes (by default one node); told in `HPCPOOL_RANKS`.
-            pool: the name of the node pool to run in. None, the default: any.
+            pool: the name of the node pool to run in, or one of the `labels` of several. None, the default: any.
             time_request: seconds that a call is expected to run, if its `timeout` does not say so: it is not started on
                 a node that has less left.
 

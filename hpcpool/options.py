@@ -73,7 +73,7 @@ def _needed(cores: Any, gpus: Any, memory: Any, nodes: Any, ranks: Any, pool: An
         needed["memory_bytes"] = 0 if memory is None else _memory_bytes("memory", memory)
     if pool is not UNSET:
         if not isinstance(pool, str | None):
-            raise TypeError(f"pool must be the name of a node pool or None, not {pool!r}")
+            raise TypeError(f"pool must be the name or label of a node pool or None, not {pool!r}")
         needed["pool"] = pool or ""
     if time_request is not UNSET:
         needed["time_s"] = seconds("time_request", time_request) or 0.0

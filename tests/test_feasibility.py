@@ -10,18 +10,19 @@ from hpcpool.providers import SlurmProvider
 
 CONFIG = Config(
     NodePool(name="cpu", workers_per_node=4, cores_per_worker=2, memory_per_worker="4GB"),
-    NodePool(name="gpu", accelerators=("0,1", "2,3")),
+    NodePool(name="gpu", accelerators=("0,1", "2,3"), labels=("fast",)),
 )
 
 
 @pytest.mark.parametrize(
     ("needs", "problem"),
     [
-        ({"pool": "gpus"}, r"there is no node pool 'gpus'; did you mean 'gpu'\? \(node pools: cpu, gpu\)"),
+        ({"pool": "gpus"}, r"no node pool 'gpus'; did you mean 'gpu'\? \(names and labels: cpu, gpu, fast\)"),
         ({"gpus": 5}, r"no node can run a call with gpus=5: node pool 'cpu' \(.*accelerators on each node: 0.*'gpu'"),
         ({"gpus": 1, "pool": "cpu"}, "no node can run a call with gpus=1, pool='cpu': node pool 'cpu'"),
         ({"cores": 9, "pool": "cpu"}, "workers on each node: 4, cores for each: 2"),
         ({"memory": "17GB", "pool": "cpu"}, "memory=17 GB.*memory for each: 4 GB"),
+        ({"cores": 99, "pool": "fast"}, "cores=99, pool='fast': node pool 'gpu'"),
         ({"nodes": 2}, "nodes=2.*nodes in a block: 1"),
     ],
 )
@@ -32,7 +33,16 @@ def test_what_no_pool_can_run_is_refused_with_what_there_is(needs, problem):
 
 
 @pytest.mark.parametrize(
-    "needs", [{"gpus": 4}, {"cores": 8}, {"memory": "16GB"}, {"nodes": 1}, {"ranks": 100}, {"pool": "gpu", "gpus": 2}]
+    "needs",
+    [
+        {"gpus": 4},
+        {"cores": 8},
+        {"memory": "16GB"},
+        {"nodes": 1},
+        {"ranks": 100},
+        {"pool": "gpu", "gpus": 2},
+        {"pool": "fast"},
+    ],
 )
 def test_what_may_run_is_not_refused(needs):
     HPCPoolExecutor(CONFIG).options(**needs)

@@ -167,7 +167,7 @@ def test_what_is_no_memory_is_an_error():
 
 
 def test_what_is_no_pool_or_time_is_an_error():
-    with pytest.raises(TypeError, match="^pool must be the name of a node pool or None"):
+    with pytest.raises(TypeError, match="^pool must be the name or label of a node pool or None"):
         changed(DEFAULTS, pool=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="^time_request must be seconds"):
         changed(DEFAULTS, time_request="1h")  # type: ignore[arg-type]

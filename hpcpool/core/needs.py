@@ -19,7 +19,7 @@ class Needs(NamedTuple):
     nodes: int = 0
     #: Processes that the call is going to start on its whole nodes.
     ranks: int = 0
-    #: The node pool it must run in.
+    #: The node pool it must run in: its name, or a label that several may have.
     pool: str = ""
     #: How long it is expected to run (seconds).
     time_s: float = 0.0

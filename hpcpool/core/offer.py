@@ -27,6 +27,8 @@ class Offer:
     nodes_per_block: int = 1
     #: How long a block lasts (seconds); None: not known.
     walltime_s: float | None = None
+    #: Words by which it can be chosen, besides its name.
+    labels: tuple[str, ...] = ()
 
     def shape(self, cores: int, memory_bytes: int) -> Shape:
         """Divide a node; a shape of 0 slots: the node is too small for one worker."""
@@ -46,9 +48,13 @@ class Offer:
         own = min(map(sum, shares(self.accelerators, slots))) if len(self.accelerators) >= slots else 0
         return Shape(slots, self.cores_per_worker, memory_per_slot, sum(self.accelerators), own)
 
+    def is_chosen(self, needs: Needs) -> bool:
+        """Say whether a call may come here as far as it has chosen a pool."""
+        return needs.pool in ("", self.pool, *self.labels)
+
     def can_ever_run(self, needs: Needs) -> bool:
         """Say whether a call may find a node here, as far as that can be known before a node has come."""
-        if needs.pool not in ("", self.pool) or needs.nodes > self.nodes_per_block:
+        if not self.is_chosen(needs) or needs.nodes > self.nodes_per_block:
             return False
         if self.walltime_s is not None and needs.time_s > self.walltime_s:
             return False
@@ -79,5 +85,5 @@ def refusal(needs: Needs, offers: Iterable[Offer], timeout_s: float = 0.0) -> st
     timed = needs if needs.time_s else needs._replace(time_s=timeout_s)
     if any(offer.can_ever_run(timed) for offer in known):
         return None
-    candidates = [offer for offer in known if needs.pool in ("", offer.pool)]
+    candidates = [offer for offer in known if offer.is_chosen(needs)]
     return f"no node can run a call with {asked_for(needs, timeout_s)}: {'; '.join(map(str, candidates))}"

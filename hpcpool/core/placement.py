@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -42,13 +42,16 @@ class Placement:
     Args:
         managers: those of the scheduler; what they hold is changed here.
         tasks: those of the scheduler, by their ids.
-        pools: as for `Scheduler`.
+        pools, labels: as for `Scheduler`.
     """
 
-    def __init__(self, managers: Managers, tasks: Mapping[int, Task], pools: Iterable[str]) -> None:
+    def __init__(
+        self, managers: Managers, tasks: Mapping[int, Task], pools: Iterable[str], labels: Mapping[str, Sequence[str]]
+    ) -> None:
         self._managers = managers
         self._tasks = tasks
         self._pools = tuple(pools)
+        self._labels = labels
         self._lines: dict[Needs, Line] = {}
         #: How many tasks wait in lines.
         self.waiting = 0
@@ -117,10 +120,14 @@ class Placement:
                     yield self._asked(known.special.needs, 1)
 
     def _asked(self, needs: Needs, tasks: int) -> Asked:
-        pools = [needs.pool] if needs.pool else list(self._pools)
+        pools = self._chosen(needs) if needs.pool else self._pools
         fitting = {pool: self._least_width(needs, pool) for pool in pools}
         able = {pool: slots for pool, slots in fitting.items() if slots is not None}
         return Asked(tasks, max(able.values(), default=1) * needs.node_count, frozenset(able))
+
+    def _chosen(self, needs: Needs) -> Sequence[str]:
+        """Return the pools that a task has chosen."""
+        return self._labels.get(needs.pool) or (needs.pool,)
 
     def _least_width(self, needs: Needs, pool: str) -> int | None:
         """Return how many slots a task takes on a pool's nodes; None: it cannot run there. Unknown nodes: 1."""
@@ -142,7 +149,7 @@ class Placement:
                 self._look_at_times()
 
     def _look_at_offers(self, line: Line) -> None:
-        pools = [line.needs.pool] if line.needs.pool else list(self._pools or self._shapes)
+        pools = self._chosen(line.needs) if line.needs.pool else self._pools or tuple(self._shapes)
         widths = {width(line.needs, shape) for pool in pools for shape in self._shapes.get(pool, ())}
         line.can_be_narrow = 1 in widths and not line.needs.wants_whole_nodes
         line.is_offered = bool(widths - {None})
@@ -306,7 +313,7 @@ class Placement:
 
     def _fit(self, line: Line, special: Special, manager: Manager, now: float) -> int | None:
         """Return how many slots of a manager a task would take; None: it must not go there."""
-        if manager.is_draining or line.needs.pool not in ("", manager.pool):
+        if manager.is_draining or (line.needs.pool and manager.pool not in self._chosen(line.needs)):
             return None
         if special.time_s and now + special.time_s + GRACE_S > manager.ends_at:
             return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
@@ -53,6 +53,7 @@ class Dropped(NamedTuple):
 
 #: So long before its end a manager gets nothing new (seconds): what has been started may finish, and outcomes arrive.
 DRAIN_S = 10.0
+NO_LABELS: Mapping[str, Sequence[str]] = {}
 #: So many ids that are no longer queued may stay in the queue, besides as many as are queued.
 _STALE_LIMIT = 1024
 
@@ -71,9 +72,17 @@ class Scheduler:
         pools: the node pools that managers come from. A task that needs what none of them has is given up when each has
             shown what its nodes are like.
         drain_s: so long before a manager's end it gets nothing new (seconds).
+        labels: the pools that a task can choose by one word; a word that is not here is the name of one.
     """
 
-    def __init__(self, loss_limit: int, rerun_lost: bool, pools: Iterable[str] = (), drain_s: float = DRAIN_S) -> None:
+    def __init__(
+        self,
+        loss_limit: int,
+        rerun_lost: bool,
+        pools: Iterable[str] = (),
+        drain_s: float = DRAIN_S,
+        labels: Mapping[str, Sequence[str]] = NO_LABELS,
+    ) -> None:
         self._loss_limit = loss_limit
         self._rerun_lost = rerun_lost
         self._tasks: dict[int, Task] = {}
@@ -85,7 +94,7 @@ class Scheduler:
         #: How many tasks have been cancelled in the queue since it was last swept.
         self._stale = 0
         self._managers = Managers()
-        self._placement = Placement(self._managers, self._tasks, pools)
+        self._placement = Placement(self._managers, self._tasks, pools, labels)
         #: When blocks end (seconds, the clock of `now`), and when the next of the managers must be drained.
         self._block_ends: dict[str, float] = {}
         self._drain_s = drain_s

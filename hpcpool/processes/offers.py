@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hpcpool.config import NodePool
 from hpcpool.core.offer import Offer
 
@@ -18,4 +20,11 @@ def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
         accelerators=sizes,
         nodes_per_block=pool.nodes_per_block,
         walltime_s=pool.walltime_s,
+        labels=pool.labels,
     )
+
+
+def pools_by_label(pools: Sequence[NodePool]) -> dict[str, tuple[str, ...]]:
+    """Return the names of the pools that each word chooses, which is the name of one or a label."""
+    words = dict.fromkeys(word for pool in pools for word in (pool.name, *pool.labels))
+    return {word: tuple(pool.name for pool in pools if word in (pool.name, *pool.labels)) for word in words}

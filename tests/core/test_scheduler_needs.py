@@ -625,6 +625,24 @@ def test_what_must_not_run_twice_is_lost_even_if_that_was_expected():
     assert made.manager_lost(A, is_expected=True) == [Dropped(1, Reason.LOST)]
 
 
+def test_a_task_goes_to_any_pool_of_its_label():
+    made = Scheduler(3, True, ("cpu", "big", "bigger"), labels={"bigmem": ("big", "bigger"), "big": ("big",)})
+    join(made, A, 4, "cpu", "cpu-0")
+    submit(made, 1, pool="bigmem")
+    submit(made, 2, pool="big")
+    assert leases(made) == {}
+    assert {request.pools for request in made.asked() if request.pools} == {
+        frozenset({"big", "bigger"}),
+        frozenset({"big"}),
+    }
+    join(made, B, 1, "bigger", "bigger-0")
+    assert leases(made) == {B: [1]}
+    submit(made, 3, cores=2, pool="bigmem")
+    assert not made.has_unavailable
+    join(made, C, 1, "big", "big-0")
+    assert made.unavailable() == [Dropped(3, Reason.UNAVAILABLE)]
+
+
 # -- what can never run
 
 

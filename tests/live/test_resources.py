@@ -188,10 +188,12 @@ def test_a_node_that_is_too_small_for_a_worker_breaks_the_pool_and_says_so():
             pool.submit(abs, 1).result(PATIENCE_S)
 
 
-def test_a_call_runs_in_the_pool_that_it_asks_for():
-    config = Config(NodePool(name="a", workers_per_node=1), NodePool(name="b", workers_per_node=1, accelerators=1))
+def test_a_call_runs_in_the_pool_that_it_asks_for_by_its_name_or_a_label():
+    config = Config(
+        NodePool(name="a", workers_per_node=1), NodePool(name="b", workers_per_node=1, accelerators=1, labels=("gpu",))
+    )
     with executor(config) as pool:
-        for name, has_devices in (("a", False), ("b", True)):
+        for name, has_devices in (("a", False), ("b", True), ("gpu", True)):
             seen = list(pool.options(pool=name).map(lambda _: look_around(), range(20)))
             assert {"CUDA_VISIBLE_DEVICES" in environment for _, _, environment in seen} == {has_devices}
 

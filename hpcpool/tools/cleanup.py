@@ -1,9 +1,10 @@
-"""`hpcpool cleanup`: ends the jobs that dead runs have left in batch systems, and removes their folders."""
+"""`hpcpool cleanup`: ends the jobs that dead runs have left in batch systems, and removes folders nobody needs."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import socket
 import time
 from collections.abc import Collection
@@ -11,13 +12,18 @@ from pathlib import Path
 
 from hpcpool.processes.journal import Entries, journal_folder, read_journal
 from hpcpool.processes.leftovers import end_jobs
+from hpcpool.tools.job_folders import old_folders, runs_folder
 from hpcpool.wire import run_directory
 
 #: The first line of a journal is on the disk within this time (seconds), even on a slow file system.
 _BEING_WRITTEN_S = 60.0
+#: What failed jobs have printed can be read for so long (days); and no job that still runs has been silent as long.
+_KEPT_DAYS = 30.0
+_DAY_S = 86400.0
 _ABOUT = (
     "Find the runs of yours on this host whose processes have died, cancel the jobs that they have left in batch "
-    "systems, and remove their folders. Runs that go on are left alone. Exit code 1: something may be left."
+    "systems, and remove their folders; then remove what failed jobs have left in ~/.hpcpool/runs long ago. "
+    "Runs that go on are left alone. Exit code 1: something may be left."
 )
 
 
@@ -32,6 +38,13 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
         metavar="HOST",
         help="take the runs of this host for dead as well, because it is lost (may be given several times)",
     )
+    parser.add_argument(
+        "--keep-days",
+        type=float,
+        default=_KEPT_DAYS,
+        metavar="DAYS",
+        help="keep the folders of failed jobs for so many days after they were last written to (default: %(default)g)",
+    )
     parser.set_defaults(run=_run)
 
 
@@ -39,9 +52,24 @@ def _run(options: argparse.Namespace) -> int:
     found = [clean(path, options.host, is_dry=options.dry_run) for path in sorted(journal_folder().glob("*.jsonl"))]
     if not options.dry_run:
         run_directory.remove_dead()
-    if not found:
+    folders = remove_old_folders(time.time() - options.keep_days * _DAY_S, is_dry=options.dry_run)
+    if not found and not folders:
         print("no run has left anything")
     return 0 if all(found) else 1
+
+
+def remove_old_folders(before: float, *, is_dry: bool = False) -> int:
+    """Remove what failed jobs have left that were last written to before a time (seconds since the epoch).
+
+    Returns:
+        How many folders that were, or would be.
+    """
+    folders = list(old_folders(runs_folder(), journal_folder(), before))
+    for folder in folders:
+        print(f"{'would remove' if is_dry else 'removed'} {folder}, of failed jobs")
+        if not is_dry:
+            shutil.rmtree(folder)
+    return len(folders)
 
 
 def clean(path: Path, lost_hosts: Collection[str] = (), *, is_dry: bool = False) -> bool:

@@ -49,3 +49,17 @@ def test_an_empty_journal_goes_unless_it_may_be_one_that_is_being_written(capsys
     assert main(["cleanup"]) == 0
     assert (journal.exists(), journal_is_fresh.exists()) == (False, True)
     assert "empty" in capsys.readouterr().out
+
+
+def test_what_failed_jobs_have_left_goes_when_it_is_old(capsys, home):
+    folder = home / ".hpcpool" / "runs" / "hpcpool-x"
+    folder.mkdir(parents=True)
+    assert main(["cleanup"]) == 0
+    assert folder.exists()
+    os.utime(folder, (time.time() - 31 * 86400,) * 2)
+    assert main(["cleanup", "--keep-days", "32"]) == 0
+    assert main(["cleanup", "--dry-run"]) == 0
+    assert folder.exists()
+    assert main(["cleanup"]) == 0
+    assert not folder.exists()
+    assert f"would remove {folder}" in capsys.readouterr().out

@@ -873,3 +873,10 @@ def test_an_option_that_does_not_exist_is_an_error_with_the_nearest(construct, w
     with pytest.raises(TypeError) as caught:
         construct()
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("cls", [NodePool, Config])
+def test_every_option_has_its_row_in_the_documentation(cls):
+    page = (Path(__file__).resolve().parent.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert {option.name for option in dataclasses.fields(cls)} <= rows

@@ -6,11 +6,15 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from hpcpool.providers import BlockRequest, JobState, JobStatus
+from tests.conftest import wait_until
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SURVEY = EXAMPLES / "stdlib_survey.py"
@@ -121,3 +125,42 @@ def test_the_library_is_found_without_what_was_installed_into_it(survey):
     assert {"asyncio", "json", "(single modules)"} <= packages.keys()
     assert not {"site-packages", "dist-packages"} & packages.keys()
     assert all(0 < len(paths) <= 3 for paths in packages.values())
+
+
+@pytest.mark.live
+def test_a_provider_of_one_s_own_is_found_by_its_entry_point_and_runs_calls(tmp_path):
+    folder = EXAMPLES / "custom_provider"
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    (kind, place), *_ = project["entry-points"]["hpcpool.providers"].items()
+    info = tmp_path / "hpcpool_nice-1.0.dist-info"  # what pip makes of it
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[hpcpool.providers]\n{kind} = {place}\n")
+    config = tmp_path / "config.toml"
+    config.write_text('[[node_pools]]\nworkers_per_node = 1\nprovider = {kind = "nice", level = 3}\n')
+    program = (
+        "import os; from hpcpool import HPCPoolExecutor\n"
+        f"with HPCPoolExecutor({str(config)!r}) as ex:\n"
+        "    print(ex.submit(os.nice, 0).result(60) - os.nice(0), ex.status().blocks[0].state)\n"
+    )
+    paths = [str(tmp_path), str(folder), str(EXAMPLES.parent)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], env=environment, capture_output=True, text=True, timeout=100
+    )
+    assert (done.stdout, done.stderr) == ("3 serving\n", "")
+    assert list((tmp_path / ".hpcpool" / "journal").iterdir()) == []
+
+
+@pytest.mark.live
+def test_what_a_block_of_that_provider_says_when_it_fails_is_told(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES / "custom_provider"))
+    from nice_provider import NiceDriver
+
+    driver = NiceDriver(0, tmp_path)
+    request = BlockRequest(
+        block_id="b", nodes=1, command=(), cwd="/", stdout="", stderr="", script="echo no >&2; exit 3"
+    )
+    job = driver.submit(request)
+    assert wait_until(lambda: driver.status([job])[job].state.is_over, 60)
+    assert driver.status([job]) == {job: JobStatus(JobState.FAILED, 3, "exited with code 3", "no")}

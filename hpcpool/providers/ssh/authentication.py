@@ -136,7 +136,7 @@ def _refusal(hop: Hop, refused: Sequence[str], unusable: Sequence[str]) -> str:
     tried = f"it refused {_listed(refused)}" if refused else "there was no key to offer"
     others = "".join(f"; {sentence}" for sentence in unusable)
     return (
-        f"{hop} does not let us log in: {tried}{others}. Check that `ssh {hop.name}` works without a question, and put "
+        f"{hop} does not let us log in: {tried}{others}. Check that `{hop.command}` works without a question, and put "
         "the public key into its ~/.ssh/authorized_keys"
     )
 

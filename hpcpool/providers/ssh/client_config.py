@@ -55,6 +55,13 @@ class Hop:
     connect_timeout_s: float
     keepalive_s: float
 
+    @property
+    def command(self) -> str:
+        """What a user types to connect to it: ssh takes no port behind the name, and no brackets."""
+        name, _, port = self.name.partition("]:") if "[" in self.name else self.name.partition(":")
+        where = re.sub(r"[][]", "", name)
+        return f"ssh -p {port} {where}" if port else f"ssh {where}"
+
     def __str__(self) -> str:
         return f"{self.user}@{self.host}" + (f" port {self.port}" if self.port != 22 else "")
 

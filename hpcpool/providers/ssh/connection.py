@@ -308,7 +308,7 @@ def key_problem(hop: Hop, name: str, finding: Finding, key_type: str, key: bytes
     file = hop.known_hosts[0] if hop.known_hosts else "~/.ssh/known_hosts"
     return (
         f"the host key of {name} is not known{beside}. It shows {shown}. Compare that with what the site publishes; if "
-        f"it is the same, accept it: `ssh {hop.name}` once, or `ssh-keyscan{port} {hop.host} >> {file}`"
+        f"it is the same, accept it: `{hop.command}` once, or `ssh-keyscan{port} {hop.host} >> {file}`"
     )
 
 

@@ -114,3 +114,16 @@ def test_a_configuration_that_is_not_there_or_not_understood_is_refused(tmp_path
     with pytest.raises(ConfigError, match="the SSH configuration for login cannot be used"):
         hops("Host login\nPort\n", "login")
     assert config_text("none") == ""
+
+
+@pytest.mark.parametrize(
+    ("destination", "command"),
+    [
+        ("cluster", "ssh cluster"),
+        ("ada@node1", "ssh ada@node1"),
+        ("ada@node1:2222", "ssh -p 2222 ada@node1"),
+        ("ada@[fe80::1]:2222", "ssh -p 2222 ada@fe80::1"),
+    ],
+)
+def test_what_a_user_is_told_to_type_is_what_ssh_takes(destination, command):
+    assert hops(CONFIG, destination)[-1].command == command

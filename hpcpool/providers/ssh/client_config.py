@@ -7,6 +7,7 @@ explicitly, which stand in front of the file's text, since there the first value
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import glob
 import os
@@ -58,9 +59,9 @@ class Hop:
     @property
     def command(self) -> str:
         """What a user types to connect to it: ssh takes no port behind the name, and no brackets."""
-        name, _, port = self.name.partition("]:") if "[" in self.name else self.name.partition(":")
-        where = re.sub(r"[][]", "", name)
-        return f"ssh -p {port} {where}" if port else f"ssh {where}"
+        where = Destination.parse(self.name)
+        port = f"-p {where.port} " if where.port else ""
+        return f"ssh {port}{dataclasses.replace(where, port=None)}"
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}" + (f" port {self.port}" if self.port != 22 else "")

@@ -122,6 +122,7 @@ def test_a_configuration_that_is_not_there_or_not_understood_is_refused(tmp_path
         ("cluster", "ssh cluster"),
         ("ada@node1", "ssh ada@node1"),
         ("ada@node1:2222", "ssh -p 2222 ada@node1"),
+        ("ada@fe80::1", "ssh ada@fe80::1"),
         ("ada@[fe80::1]:2222", "ssh -p 2222 ada@fe80::1"),
     ],
 )

@@ -24,6 +24,7 @@ from hpcpool.core.block_orders import (
     Warned,
 )
 from hpcpool.core.demand import Demand, Room, share_out
+from hpcpool.core.placement import GRACE_S
 from hpcpool.core.scaling import Plan, PoolSnapshot, plan, target_blocks
 
 #: A block whose managers have gone has so long (seconds) to end by itself.
@@ -250,19 +251,20 @@ class Blocks:
         orders = self._cancel_due(now)
         if self.is_stopping:
             return orders
-        wanted = share_out(self._demands, [self._room(pool) for pool in self._pools.values()])
+        wanted = share_out(self._demands, [self._room(pool, now) for pool in self._pools.values()])
         for name, pool in self._pools.items():
             self._forgive(pool, now)
             orders += self._scale(pool, wanted[name], now)
         return orders + self._warn(now)
 
-    def _room(self, pool: _Pool) -> Room:
+    def _room(self, pool: _Pool, now: float) -> Room:
         # While nobody knows, a block is taken to have one slot: so others get their share of large work, too.
         slots = pool.slots_per_block or 1
-        useful = sum(1 for block in self._of(pool) if block.ending is None and not block.is_retiring)
+        useful = [block for block in self._of(pool) if block.ending is None and not block.is_retiring]
+        left = tuple((slots, block.ends_at - now - GRACE_S) for block in useful if block.ends_at is not None)
         is_failing = pool.start_failures >= self.start_failure_limit
         most = pool.limits.max_blocks if pool.ordered is None else pool.ordered
-        return Room(pool.limits.pool, slots * useful, slots * most, is_failing)
+        return Room(pool.limits.pool, slots * len(useful), slots * most, is_failing, left)
 
     def _of(self, pool: _Pool) -> list[Block]:
         return [block for block in self.blocks.values() if block.pool == pool.limits.pool]

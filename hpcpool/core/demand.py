@@ -19,6 +19,8 @@ class Demand(NamedTuple):
     slots_per_task: int = 1
     #: The names of the node pools that can run them; None: all of them.
     pools: frozenset[str] | None = None
+    #: How long they run (seconds); 0: nobody knows.
+    time_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,12 @@ class Room:
     most: int
     #: Its last blocks have failed, so others are asked first.
     is_failing: bool = False
+    #: Of each block whose end is known: its slots, and the seconds that it can still run tasks.
+    slots_left: tuple[tuple[int, float], ...] = ()
+
+    def too_late(self, time_s: float) -> int:
+        """Return the slots of blocks that end before a task that runs so long would; none if nobody knows how long."""
+        return 0 if not time_s else sum(slots for slots, left_s in self.slots_left if left_s < time_s)
 
 
 def share_out(demands: Iterable[Demand], rooms: Sequence[Room]) -> dict[str, int]:
@@ -45,6 +53,9 @@ def share_out(demands: Iterable[Demand], rooms: Sequence[Room]) -> dict[str, int
     for demand in sorted(demands, key=lambda demand: len(demand.pools) if demand.pools is not None else len(rooms)):
         able = [room for room in order if demand.pools is None or room.pool in demand.pools]
         slots = demand.tasks * demand.slots_per_task
+        for room in able:
+            # They are there, and another block is wanted besides.
+            wanted[room.pool] = max(wanted[room.pool], room.too_late(demand.time_s))
         for limits in ([(room, room.now) for room in able], [(room, room.most) for room in able]):
             for room, limit in limits:
                 taken = min(slots, max(0, limit - wanted[room.pool]))

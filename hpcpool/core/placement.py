@@ -34,6 +34,8 @@ class Asked(NamedTuple):
     slots_per_task: int = 1
     #: The node pools that can run them; None: all.
     pools: frozenset[str] | None = None
+    #: How long the next of them runs (seconds); 0: nobody knows, or it runs already.
+    time_s: float = 0.0
 
 
 class Placement:
@@ -112,7 +114,8 @@ class Placement:
     def asked(self) -> Iterator[Asked]:
         """Return what the tasks in lines ask for, and those that run on several slots."""
         for line in self._lines.values():
-            yield self._asked(line.needs, line.queued)
+            first = self._tasks[line.head()[1]].special
+            yield self._asked(line.needs, line.queued)._replace(time_s=first.time_s if first is not None else 0.0)
         for manager in self._managers.by_name.values():
             for task in manager.wide:
                 known = self._tasks[task]

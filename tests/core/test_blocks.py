@@ -435,3 +435,15 @@ def test_nothing_is_started_after_the_end():
     blocks.stop(10.0, NOW)
     assert blocks.look(WORK, NOW) == []
     assert blocks.is_over(NOW)
+
+
+def test_a_task_that_no_block_has_time_for_gets_one_more_and_not_again_and_again():
+    blocks = some(slots_per_block=1)
+    (first,) = serving(blocks, work=[Demand(1)])
+    blocks.seen(first, replace(RUNNING, ends_at=NOW + 300.0), NOW)
+    assert blocks.look([Demand(1, time_s=200.0)], NOW) == []
+    long = [Demand(1, time_s=400.0)]
+    (second,) = submit(blocks, blocks.look(long, NOW))
+    assert blocks.look(long, NOW + 1) == []
+    blocks.seen(second, replace(RUNNING, ends_at=NOW + 600.0), NOW + 1)
+    assert blocks.look(long, NOW + 2) == []

@@ -43,6 +43,20 @@ def test_what_no_pool_can_run_is_wanted_of_none():
     assert share_out([Demand(8, pools=frozenset("c"))], [Room("a", 0, 8)]) == {"a": 0}
 
 
+def test_blocks_that_end_too_early_for_a_task_are_no_room_for_it():
+    room = Room("a", 4, 8, slots_left=((2, 300.0), (2, 3000.0)))
+    assert share_out([Demand(1, time_s=200.0)], [room]) == {"a": 1}
+    # One of the blocks is there, and does not help.
+    assert share_out([Demand(2, time_s=400.0)], [room]) == {"a": 4}
+    assert share_out([Demand(3, time_s=400.0)], [room]) == {"a": 5}
+    assert share_out([Demand(3, time_s=400.0), Demand(2)], [room]) == {"a": 7}
+
+
+def test_a_task_too_long_for_the_blocks_of_one_pool_may_have_those_of_another():
+    rooms = [Room("a", 2, 2, slots_left=((2, 300.0),)), Room("b", 0, 8)]
+    assert share_out([Demand(2, time_s=400.0)], rooms) == {"a": 2, "b": 2}
+
+
 @given(
     demands=st.lists(st.builds(Demand, st.integers(0, 100), st.integers(1, 8), st.none()), max_size=5),
     rooms=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50), st.booleans()), min_size=1, max_size=4),

@@ -767,3 +767,12 @@ def test_a_task_too_long_for_the_pool_that_is_wide_enough_is_given_up():
     submit(made, 1, time_s=400.0, cores=4)
     made.block_ends("short-0", 1300.0, "short", 1000.0)
     assert made.unavailable() == [Dropped(1, Reason.UNAVAILABLE)]
+
+
+def test_what_waits_says_how_long_it_will_run():
+    made = scheduler("default", a=1)
+    submit(made, 1, cores=1)
+    submit(made, 2, cores=1, time_s=50.0)
+    made.block_ends("b-0", 100.0, "default", 0.0)
+    made.dispatch(60.0)
+    assert [(asked.tasks, asked.time_s) for asked in made.asked()] == [(1, 50.0), (1, 0.0)]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool
+from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool, ResourcesUnavailable
 from hpcpool.processes.journal import journal_folder
 from hpcpool.providers import SlurmProvider
 from tests.gate import Gate, pass_gate
@@ -127,6 +129,28 @@ def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
         until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", job)], "another block", 150)
         gate.open()
         assert call.result(PATIENCE_S) == ""
+
+
+def job_id() -> str:
+    return os.environ["SLURM_JOB_ID"]
+
+
+def test_a_call_that_needs_longer_than_is_left_of_a_block_runs_in_another():
+    with HPCPoolExecutor(pool_of(walltime="00:01:00", max_blocks=2)) as pool:
+        long = pool.options(time_request=50)
+        first = pool.submit(job_id).result(PATIENCE_S)
+        until(lambda: (pool.status().blocks[0].ends_at or math.inf) < time.time() + 54, "too little is left")
+        assert long.submit(job_id).result(PATIENCE_S) != first
+        assert pool.options(time_request=1).submit(job_id).result(PATIENCE_S) is not None
+
+
+@pytest.mark.parametrize("option", ["time_request", "timeout"])
+def test_a_call_that_needs_longer_than_slurm_gives_to_any_block_fails(option):
+    """The pool and its provider say no walltime: Slurm's default for the partition is ten minutes."""
+    with HPCPoolExecutor(pool_of(walltime=None)) as pool:
+        error = pool.options(**{option: 601}).submit(abs, -1).exception(PATIENCE_S)
+    assert isinstance(error, ResourcesUnavailable)
+    assert f"needs {option}=601" in str(error)
 
 
 def test_an_outage_of_the_controller_loses_nothing(slurm, tmp_path):

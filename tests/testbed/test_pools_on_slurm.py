@@ -109,6 +109,17 @@ def test_who_waits_for_workers_of_a_closed_partition_is_told(slurm):
             pool.wait_for_workers(timeout=0.1)
 
 
+def test_a_held_job_says_so_and_serves_when_it_is_released(slurm):
+    provider = SlurmProvider(partition="main", poll_interval_s=1.0, scheduler_options="--hold")
+    with HPCPoolExecutor(NodePool(provider, workers_per_node=1)) as pool:
+        call = pool.submit(abs, -1)
+        until(lambda: any("JobHeldUser" in block.reason for block in pool.status().blocks), "the reason")
+        with pytest.raises(TimeoutError, match="JobHeldUser: it will not run until it is released: scontrol release"):
+            pool.wait_for_workers(timeout=0.1)
+        slurm.run("scontrol", "release", pool.status().blocks[0].job_id)
+        assert call.result(PATIENCE_S) == 1
+
+
 def test_worker_init_that_fails_breaks_the_pool_with_its_stderr():
     pool = pool_of(worker_init="echo no such module >&2; exit 4")
     with HPCPoolExecutor(Config(pool, start_failure_limit=1)) as executor:

@@ -20,7 +20,7 @@ from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import BlockOver
-from hpcpool.core.scheduler import Dropped, Reason, Scheduler
+from hpcpool.core.scheduler import Dropped, Reason
 from hpcpool.core.silence import Silence
 from hpcpool.processes import sessions
 from hpcpool.processes.block_desk import BlockDesk, Hands
@@ -33,7 +33,7 @@ from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
-from hpcpool.processes.offers import pools_by_label
+from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
 from hpcpool.processes.registrar import TooSmall, ending, needs_of, pool_of, welcome_of
@@ -111,13 +111,7 @@ class Interchange:
             self._config = Config.from_json(file.read())
         self._lock = run_directory.hold(directory)
         self._hello = hello()
-        pools = self._config.node_pools
-        self._scheduler = Scheduler(
-            self._config.loss_limit,
-            self._config.rerun_lost,
-            [pool.name for pool in pools],
-            labels=pools_by_label(pools),
-        )
+        self._scheduler = scheduler_of(self._config)
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._managers: dict[bytes, Peer] = {}
         #: The blocks that peers have proved to be of, before they have said a word.

@@ -1,11 +1,12 @@
-"""What a node pool offers as far as its options say: for the interchange, and for the client, who knows no nodes."""
+"""What node pools offer as far as their options say: for the interchange, and for the client, who knows no nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpcpool.config import NodePool
+from hpcpool.config import Config, NodePool
 from hpcpool.core.offer import Offer
+from hpcpool.core.scheduler import Scheduler
 
 
 def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
@@ -28,3 +29,10 @@ def pools_by_label(pools: Sequence[NodePool]) -> dict[str, tuple[str, ...]]:
     """Return the names of the pools that each word chooses, which is the name of one or a label."""
     words = dict.fromkeys(word for pool in pools for word in (pool.name, *pool.labels))
     return {word: tuple(pool.name for pool in pools if word in (pool.name, *pool.labels)) for word in words}
+
+
+def scheduler_of(config: Config) -> Scheduler:
+    """Return a scheduler for managers of these pools."""
+    pools = config.node_pools
+    names = [pool.name for pool in pools]
+    return Scheduler(config.loss_limit, config.rerun_lost, names, labels=pools_by_label(pools))

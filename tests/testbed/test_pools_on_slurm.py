@@ -159,6 +159,8 @@ def test_a_call_that_needs_longer_than_is_left_of_a_block_runs_in_another():
 def test_a_call_that_needs_longer_than_slurm_gives_to_any_block_fails(option):
     """The pool and its provider say no walltime: Slurm's default for the partition is ten minutes."""
     with HPCPoolExecutor(pool_of(walltime=None)) as pool:
+        pool.wait_for_workers(1, PATIENCE_S)
+        until(lambda: pool.status().blocks[0].ends_at is not None, "Slurm has said when the block ends")
         error = pool.options(**{option: 601}).submit(abs, -1).exception(PATIENCE_S)
     assert isinstance(error, ResourcesUnavailable)
     assert f"needs {option}=601" in str(error)

@@ -18,6 +18,7 @@ class File:
     machine, or a shared file system), and this is checked by its size. A URL is fetched by the first call of a node
     that uses it, and kept there for the others.
 
+        >>> from hpcpool import File
         >>> File("https://example.org/data.csv").is_remote
         True
 

@@ -26,21 +26,21 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-pids=() all= told=
+pids=() all= told= woken=
 if [ "${0##*/}" = srun ]; then
   echo $$ > "$STAND_INS/srun.pid"
   trap 'echo "srun: forcing job termination" >&2; kill -KILL "${pids[@]}"' TERM
 else
-  trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' TERM
+  trap 'woken=1 told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' TERM
 fi
-trap 'told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' USR2
+trap 'woken=1 told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' USR2
 for ((rank = 0; rank < count; rank++)); do RANK=$rank "$@" & pids+=($!); done
 all=1
 [ -z "$told" ] || kill -TERM "${pids[@]}"  # one of them was quick to say that it runs
 worst=0
 for pid in "${pids[@]}"; do
-  wait "$pid"; code=$?
-  while [ $code -gt 128 ] && kill -0 "$pid" 2> /dev/null; do wait "$pid"; code=$?; done
+  # A signal ends `wait` before the process has ended, or just as it does.
+  woken=1; while [ -n "$woken" ]; do woken=; wait "$pid"; code=$?; done
   [ $code -le $worst ] || worst=$code
 done
 exit $worst

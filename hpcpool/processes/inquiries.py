@@ -77,4 +77,9 @@ class Inquiries:
         """The pool cannot answer any more."""
         with self._changed:
             self._slots, self.is_over = 0, True
+            self._tell = _to_nobody  # the client's own method: a cycle would keep it, and its thread, from being freed
             self._changed.notify_all()
+
+
+def _to_nobody(message: Struct) -> None:
+    """There is nobody any more."""

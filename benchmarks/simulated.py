@@ -67,10 +67,13 @@ class SimulatedDriver:
 
     poll_interval_s = 0.5
     watch_fd = None
-    is_local = False
+    is_local = True  # they come over the local socket
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def block_dir(self, block_id: str) -> str:
+        raise NotImplementedError("no file is written for a simulated block")
 
     def submit(self, request: BlockRequest) -> str:
         *_, connection_file, block, _, _ = request.command  # see `hpcpool.processes.manager_process.main`

@@ -42,6 +42,10 @@ def stand_ins(tmp_path) -> StandIns:
     return StandIns(tmp_path)
 
 
+#: Says that it runs, and when it is told to end. (A shell that forks all the time, instead, loses a TERM now and then.)
+WAITS_FOR_TERM = "trap 'kill $!; echo ended; exit 0' TERM; sleep 60 > /dev/null 2>&1 & echo ready; wait"
+
+
 def bash(text: str) -> str:
     return shlex.join(["bash", "-c", text])
 
@@ -82,7 +86,7 @@ def test_a_node_that_fails_ends_no_other_and_the_end_is_that_of_the_last(stand_i
 
 @pytest.mark.parametrize("launcher", [SingleNodeLauncher(), *STARTERS], **as_ids)
 def test_the_end_is_passed_on_and_waited_for(stand_ins, launcher):
-    command = bash("trap 'echo ended; exit 0' TERM; echo ready; while :; do read -t 10 < <(:); done")
+    command = bash(WAITS_FOR_TERM)
     process = stand_ins.start(f"exec {launcher.wrap(command, 1)}", **{NODES: "0"})
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -92,7 +96,7 @@ def test_the_end_is_passed_on_and_waited_for(stand_ins, launcher):
 
 
 def test_the_far_side_of_ssh_ends_when_the_near_side_is_killed(stand_ins):
-    command = bash("trap 'echo ended; exit 0' TERM; echo ready; while :; do read -t 10 < <(:); done")
+    command = bash(WAITS_FOR_TERM)
     process = stand_ins.start(f"exec {SSHLauncher().wrap(command, 1)}", **{NODES: "0"})
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"

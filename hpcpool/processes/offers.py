@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hpcpool.config import Config, NodePool
 from hpcpool.core.offer import Offer
-from hpcpool.core.scheduler import Scheduler
+
+if TYPE_CHECKING:
+    from hpcpool.core.scheduler import Scheduler
 
 
 def offer_of(pool: NodePool, workers: int | None = None) -> Offer:
@@ -33,6 +36,8 @@ def pools_by_label(pools: Sequence[NodePool]) -> dict[str, tuple[str, ...]]:
 
 def scheduler_of(config: Config) -> Scheduler:
     """Return a scheduler for managers of these pools."""
+    from hpcpool.core.scheduler import Scheduler  # the client has none, and must be there quickly
+
     pools = config.node_pools
     names = [pool.name for pool in pools]
     return Scheduler(config.loss_limit, config.rerun_lost, names, labels=pools_by_label(pools))

@@ -368,7 +368,8 @@ class Calls(Executor):
         """Set how many blocks a node pool should have until further notice, whatever the work needs. Does not wait.
 
         Blocks are asked for or, if there are too many, given back: those in the queue at once, idle ones next, the
-        others when the calls that they run have finished.
+        others when the calls that they run have finished. With 0 the pool rests; `shutdown()` ends the rest, so that
+        what is pending gets done.
 
         Args:
             blocks: 0 to the pool's `max_blocks`; None: as many as the work needs, as it was in the beginning.

@@ -233,6 +233,11 @@ class Blocks:
         """The user wants so many blocks; None: as many as the work needs, as usual."""
         self._pools[pool].ordered = blocks
 
+    def resume(self) -> None:
+        """Where the user has ordered no blocks at all, go back to as many as the work needs."""
+        for pool in self._pools.values():
+            pool.ordered = pool.ordered or None
+
     def stop(self, patience_s: float, now: float) -> list[Order]:
         """Start no more blocks, and end those that have not ended by themselves in this time."""
         by = now + patience_s

@@ -140,6 +140,10 @@ class BlockControl:
         """Tell that the user wants so many blocks; None: as many as the work needs."""
         self._ask(lambda: self._blocks.ordered(pool, blocks))
 
+    def resume(self) -> None:
+        """Tell that node pools in which the user wants no blocks have to finish what waits."""
+        self._ask(self._blocks.resume)
+
     def tell(self, number: int) -> None:
         """Ask for the state of all blocks, which is then reported under this number."""
         self._ask(lambda: self._report(self._told(number)))

@@ -22,7 +22,7 @@ from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal
 from hpcpool.processes.registrar import pool_of
-from hpcpool.wire.messages import AskStatus, Broken, Expect, NodeState, Scale, StatusReport, Struct, Warn
+from hpcpool.wire.messages import AskStatus, Broken, Closing, Expect, NodeState, Scale, StatusReport, Struct, Warn
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class BlockDesk:
         self._control = BlockControl(self._config, surroundings, self._demands, self._report, journal, workers)
         self.watch.start(self._control)
 
-    def on_client(self, message: AskStatus | Scale | Expect) -> None:
+    def on_client(self, message: AskStatus | Scale | Expect | Closing) -> None:
         """The client asks, or orders."""
         if self._control is None:
             return
@@ -77,6 +77,8 @@ class BlockDesk:
             case Expect(slots=slots):
                 self._expected = slots
                 self._control.look()
+            case Closing():
+                self._control.resume()
 
     def lost(self, block: str) -> None:
         """The last manager of a block was given up, and may still be there."""

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from hpcpool.config import Config
 from hpcpool.core.priority_queue import PriorityQueue
-from hpcpool.errors import BrokenPool, PayloadError
+from hpcpool.errors import PayloadError
 from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.hold import Hold
 from hpcpool.processes.inquiries import Inquiries
@@ -37,6 +37,7 @@ from hpcpool.wire.messages import (
     Broken,
     Cancel,
     Capacity,
+    Closing,
     Kill,
     MessageError,
     NodeGone,
@@ -124,7 +125,7 @@ class Client:
         if self._closing and self._broken is None and not self.is_holder:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self._broken is not None:
-            raise self._broken_error()
+            raise outcomes.broken_error(self._broken)
 
     @property
     def broken(self) -> str | Literal[False]:
@@ -238,6 +239,7 @@ class Client:
             holds = self._holds
         for hold in holds:
             hold.close(cancel_futures)
+        self._sender.tell(Closing())
         self._put(self._withdraw if cancel_futures else _nothing)
 
     def abort(self, signal_number: int, reason: str) -> None:
@@ -278,10 +280,6 @@ class Client:
                 os.write(self._wake_write, b"\0")
             except (BlockingIOError, OSError):
                 return  # it is awake already, or has ended
-
-    def _broken_error(self) -> BrokenPool:
-        assert self._broken is not None
-        return outcomes.broken_error(self._broken)
 
     # -- the I/O thread --
 

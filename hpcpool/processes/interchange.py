@@ -45,6 +45,7 @@ from hpcpool.wire.messages import (
     Broken,
     Cancel,
     Capacity,
+    Closing,
     Define,
     Expect,
     Forget,
@@ -215,7 +216,7 @@ class Interchange:
                     self._tell(name, [message])
             case Stop(signal=number):
                 self._stop(number)
-            case AskStatus() | Scale() | Expect():
+            case AskStatus() | Scale() | Expect() | Closing():
                 self._blocks.on_client(message)
 
     def _on_blob(self, message: Define | Forget) -> None:

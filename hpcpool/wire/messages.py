@@ -340,6 +340,10 @@ class Expect(Struct, tag=43):
     slots: int
 
 
+class Closing(Struct, tag=44):
+    """No more calls come; what waits is to be finished, also where the user has ordered no blocks."""
+
+
 class Nodes(Struct, tag=32):
     """A task of several nodes has these; sent to the manager that runs it, before the task."""
 
@@ -347,7 +351,9 @@ class Nodes(Struct, tag=32):
     hosts: list[str]
 
 
-FromClient = Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop | AskStatus | Scale | Expect
+FromClient = (
+    Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop | AskStatus | Scale | Expect | Closing
+)
 ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone | StatusReport
 FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place
 ToManager = (

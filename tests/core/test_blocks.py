@@ -372,6 +372,21 @@ def test_what_the_user_orders_is_done_at_once_until_further_notice():
     assert blocks.look(WORK, NOW) == [Submit("a", "a-4")]
 
 
+def test_a_pool_that_rests_by_order_finishes_what_waits_when_no_more_calls_come():
+    blocks = some()
+    blocks.ordered("a", 0)
+    assert blocks.look(WORK, NOW) == []
+    blocks.resume()
+    assert Submit("a", "a-0") in blocks.look(WORK, NOW)
+
+
+def test_an_order_of_some_blocks_holds_to_the_end():
+    blocks = some()
+    blocks.ordered("a", 1)
+    blocks.resume()
+    assert blocks.look(WORK, NOW) == [Submit("a", "a-0")]
+
+
 # The user is told
 
 

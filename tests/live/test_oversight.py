@@ -72,6 +72,15 @@ def test_the_status_has_job_ids_states_and_reasons(system):
     assert system.alive == []
 
 
+@pytest.mark.parametrize("cancel_futures", [False, True])
+def test_a_pool_that_rests_gets_its_pending_calls_done_at_its_end(cancel_futures):
+    pool = HPCPoolExecutor(1)
+    pool.scale(0)
+    future = pool.submit(abs, -1)  # also with cancel_futures it is taken to be running
+    pool.shutdown(cancel_futures=cancel_futures)
+    assert future.result(0) == 1
+
+
 def test_an_interchange_that_is_stopped_is_told_of_within_two_seconds():
     with executor(1) as pool:
         with stopped(Pool.of(pool).interchange), pytest.raises(TimeoutError, match="has not answered within 1 s"):

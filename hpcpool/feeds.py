@@ -18,7 +18,7 @@ import itertools
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -43,9 +43,14 @@ Submit = Callable[..., Future[Any]]
 TakeHold = Callable[[Callable[[bool], None]], tuple[Hold, Client]]
 
 
-def _run_chunk(fn: Callable[..., Any], chunk: list[tuple[Any, ...]]) -> list[Any]:
-    """Run in a worker: the calls of one chunk."""
-    return [fn(*args) for args in chunk]
+def _run_each(fn: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """Run in a worker: the calls of one chunk, which take one argument each."""
+    return list(map(fn, items))
+
+
+def _run_each_with(fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+    """Run in a worker: the calls of one chunk, which take several arguments."""
+    return list(itertools.starmap(fn, items))
 
 
 def _closed(*args: Any) -> Any:
@@ -59,32 +64,35 @@ class Source:
         self,
         submit: Submit,
         fn: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
+        iterables: Sequence[Iterable[Any]],
         chunksize: int | Literal["auto"],
         bar: ProgressBar | None,
     ) -> None:
         self._submit = submit
         self._fn = fn
-        self._calls = calls
+        self.is_chunked = chunksize != 1
+        # A chunk of plain items is pickled and unpickled three times as fast as one of tuples.
+        self._is_plain = self.is_chunked and len(iterables) == 1
+        #: The arguments of one call after another; of plain items: the items.
+        self._items: Iterator[Any] = iter(iterables[0]) if self._is_plain else zip(*iterables, strict=False)
         self.is_measured = chunksize == "auto"
         self.size = 1 if chunksize == "auto" else chunksize
         #: Fewer items are not worth a task.
         self._least = 1
-        self.is_chunked = chunksize != 1
         self._bar = bar
 
     def next(self) -> Future[Any] | None:
         """Submit the next task; None when the input has ended."""
         if not self.is_chunked:
-            for args in self._calls:
+            for args in self._items:
                 return self._with_bar(self._submit(self._fn, *args), 1)
             self.let_go()
             return None
-        chunk = list(itertools.islice(self._calls, self.size))
+        chunk = list(itertools.islice(self._items, self.size))
         if not chunk:
             self.let_go()
             return None
-        run = functools.partial(_run_chunk, self._fn)
+        run = functools.partial(_run_each if self._is_plain else _run_each_with, self._fn)
         run.__qualname__ = name_of(self._fn)  # type: ignore[attr-defined]  # what messages call it
         future = self._with_bar(self._submit(run, chunk), len(chunk))
         if self.is_measured:
@@ -93,7 +101,7 @@ class Source:
 
     def let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
-        self._submit, self._fn, self._calls = _closed, _closed, iter(())
+        self._submit, self._fn, self._items = _closed, _closed, iter(())
 
     def _with_bar(self, future: Future[Any], items: int) -> Future[Any]:
         if self._bar is not None:

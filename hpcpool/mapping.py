@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -34,9 +35,8 @@ def run_map(
     end = None if timeout_s is None else timeout_s + time.monotonic()
     total = min((len(items) for items in iterables if isinstance(items, Sized)), default=None)
     has_length = all(isinstance(items, Sized) for items in iterables)
-    calls = zip(*iterables)  # noqa: B905 - the shortest ends the calls, as in the standard library
     bar = ProgressBar(total) if progress else None
-    source = Source(submit, fn, calls, chunksize, bar)
+    source = Source(submit, fn, iterables, chunksize, bar)
     try:
         if buffersize is not None:
             feed: Feed = OnDemand(source, buffersize)
@@ -48,8 +48,10 @@ def run_map(
         if bar is not None:
             bar.close()
         raise
-    results = (_unordered if unordered else _ordered)(feed, end, source.is_chunked)
-    return _Results(feed, results, bar)
+    take = _in_any_order if unordered else _in_order
+    results = _results(feed, functools.partial(take, feed, end), bar, is_chunked=source.is_chunked)
+    next(results)  # from here on it is told of its end, also when nobody ever takes a result
+    return results
 
 
 def _whole(value: Any, if_none: str, if_too_small: str) -> int:
@@ -60,82 +62,54 @@ def _whole(value: Any, if_none: str, if_too_small: str) -> int:
     return number
 
 
-class _Results:
+def _results(
+    feed: Feed, take: Callable[[], Iterator[list[Any]]], bar: ProgressBar | None, *, is_chunked: bool
+) -> Iterator[Any]:
     """The iterator that `map` returns. Closing it, or dropping it half way, cancels what does not run."""
-
-    def __init__(self, feed: Feed, results: Iterator[Any], bar: ProgressBar | None) -> None:
-        self._feed = feed
-        self._results = results
-        self._bar = bar
-        self._is_started = False
-        self._is_closed = False
-
-    def __iter__(self) -> _Results:
-        return self
-
-    def __next__(self) -> Any:
-        if self._is_closed:
-            raise StopIteration
-        self._is_started = True
-        self._feed.consumed()
-        try:
-            return next(self._results)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Cancel what does not run and give no more results."""
-        if not self._is_closed:
-            self._is_closed = True
-            self._feed.cancel()
-            if self._bar is not None:
-                self._bar.close()
-
-    def __del__(self) -> None:
-        if self._is_started:
-            self.close()
+    is_begun = False
+    try:
+        yield None  # taken by `run_map`
+        is_begun = True
+        feed.consumed()
+        # No name may hold a future or a result while the consumer has it: it could not be freed then.
+        for taken in take():
+            if is_chunked:
+                (chunk,) = taken
+                taken.clear()
+                chunk.reverse()
+                while chunk:
+                    yield chunk.pop()
+            else:
+                yield taken.pop()
+    finally:
+        if is_begun:
+            feed.cancel()
+            if bar is not None:
+                bar.close()
         else:
-            self._feed.release()
+            feed.release()
 
 
-def _ordered(feed: Feed, end: float | None, is_chunked: bool) -> Iterator[Any]:
-    return _each(lambda: _take_next(feed, end), is_chunked)
+def _in_order(feed: Feed, end: float | None) -> Iterator[list[Any]]:
+    """Each result in a list of its own, in the order of the input."""
+    while True:
+        feed.wait_for_next(_left(end))
+        feed.awaited = future = feed.pop()
+        try:
+            if future is None:
+                feed.raise_input_error()
+                return
+            taken = [_result_or_cancel(future, end)]
+        finally:
+            feed.awaited = None
+            del future  # break the cycle through the traceback
+        yield taken
 
 
-def _unordered(feed: Feed, end: float | None, is_chunked: bool) -> Iterator[Any]:
+def _in_any_order(feed: Feed, end: float | None) -> Iterator[list[Any]]:
+    """Each result in a list of its own, as they come."""
     finished: queue.SimpleQueue[Future[Any] | None] = queue.SimpleQueue()
     feed.listen(finished)
-    yield from _each(lambda: _take_finished(feed, finished, end), is_chunked)
-
-
-def _each(take: Callable[[], list[Any] | None], is_chunked: bool) -> Iterator[Any]:
-    # No name may hold a future or a result while the consumer has it: it could not be freed then.
-    while (taken := take()) is not None:
-        if is_chunked:
-            taken[0].reverse()
-            while taken[0]:
-                yield taken[0].pop()
-        else:
-            yield taken.pop()
-
-
-def _take_next(feed: Feed, end: float | None) -> list[Any] | None:
-    """Return the next result, alone in a list; None at the end."""
-    feed.wait_for_next(_left(end))
-    feed.awaited = future = feed.pop()
-    try:
-        if future is not None:
-            return [_result_or_cancel(future, end)]
-        feed.raise_input_error()
-        return None
-    finally:
-        feed.awaited = None
-        del future  # break the cycle through the traceback
-
-
-def _take_finished(feed: Feed, finished: queue.SimpleQueue[Future[Any] | None], end: float | None) -> list[Any] | None:
-    """Return any result, alone in a list; None at the end."""
     while feed.futures or not feed.has_ended:
         try:
             future = finished.get(timeout=_left(end))
@@ -144,9 +118,10 @@ def _take_finished(feed: Feed, finished: queue.SimpleQueue[Future[Any] | None], 
         if future is not None:
             feed.futures.pop(future, None)
             feed.taken()
-            return [_result_or_cancel(future, end)]
+            taken = [_result_or_cancel(future, end)]
+            del future
+            yield taken
     feed.raise_input_error()
-    return None
 
 
 def _result_or_cancel(future: Future[Any], end: float | None) -> Any:

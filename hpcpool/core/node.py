@@ -425,7 +425,9 @@ class Node:
     def _now_runs(self, worker: Worker, now: float) -> None:
         worker.since = now
         worker.reported = False
-        self._tick_by(self._next_look(worker))
+        look_at = self._next_look(worker)
+        if self.tick_at is None or look_at < self.tick_at:
+            self.tick_at = look_at
         if self._timeouts:
             timeout_s = self._timeouts.get(worker.given[0])
             if timeout_s is not None:

@@ -11,45 +11,13 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
-from typing import NamedTuple
 
+from hpcpool.core.leases import Batch, Dropped, Reason, Request
 from hpcpool.core.managers import Manager, Managers
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
 from hpcpool.core.placement import Asked, Placement
 from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.core.task import Special, Task
-
-
-class Batch(NamedTuple):
-    """Lease these tasks to this manager."""
-
-    manager: bytes
-    tasks: list[int]
-
-
-class Request(NamedTuple):
-    """Ask this manager to give back up to `wanted` unstarted tasks."""
-
-    manager: bytes
-    wanted: int
-
-
-class Reason(Enum):
-    """Why a task that its manager has not finished is not queued again."""
-
-    LOST = "lost too often"
-    KILLED = "killed"
-    WITHDRAWN = "withdrawn"
-    UNAVAILABLE = "no node has what it needs"
-
-
-class Dropped(NamedTuple):
-    """A task that ends without an outcome from a manager."""
-
-    task: int
-    reason: Reason
-
 
 #: So long before its end a manager gets nothing new (seconds): what has been started may finish, and outcomes arrive.
 DRAIN_S = 10.0
@@ -172,12 +140,31 @@ class Scheduler:
 
     def finished(self, manager: bytes, task: int) -> bool:
         """A manager has an outcome; False if the task is not (any more) its own: a late one, to be dropped."""
-        known = self._tasks.get(task)
-        if known is None or known.manager != manager:
-            return False
-        self._release(manager, task, known)
-        del self._tasks[task]
-        return True
+        return self.all_finished(manager, (task,))[0] is not None
+
+    def all_finished(self, manager: bytes, tasks: Sequence[int]) -> list[int | None]:
+        """A manager has outcomes of all these tasks.
+
+        Returns how often each was queued again before, because its worker or its node was lost; None: it is not (any
+        more) the manager's own.
+        """
+        holder = self._managers.by_name.get(manager)
+        leases = holder.leases if holder is not None else {}
+        reruns: list[int | None] = []
+        for task in tasks:
+            known = self._tasks.get(task)
+            if known is None or known.manager != manager:
+                reruns.append(None)
+                continue
+            del self._tasks[task]
+            if leases.pop(task, 0) is not None and known.special is not None:
+                self._placement.release(manager, task, known.special)
+            reruns.append(known.crashes + known.losses)
+        if holder is not None:
+            if holder.tied:
+                holder.tied.difference_update(tasks)
+            self._managers.sort_in(holder)  # once: it costs as much as all the rest
+        return reruns
 
     def crashed(self, manager: bytes, task: int) -> bool:
         """A task killed its worker; True if it is queued again, False if it has failed for good (or is not known)."""
@@ -446,8 +433,8 @@ class Scheduler:
         room = (manager.limit if ahead else manager.slots) - len(manager.leases)
         tasks = batches.setdefault(name, [])
         for _ in range(min(room, fair)):
-            task = self._dequeue()
-            self._tasks[task].manager = name
+            task, known = self._dequeue()
+            known.manager = name
             manager.leases[task] = None
             tasks.append(task)
         self._managers.sort_in(manager)
@@ -478,8 +465,8 @@ class Scheduler:
 
     def _lease_to_one(self, name: bytes, batches: dict[bytes, list[int]]) -> None:
         manager = self._managers.by_name[name]
-        task = self._dequeue()
-        self._tasks[task].manager = name
+        task, known = self._dequeue()
+        known.manager = name
         manager.leases[task] = None
         batches.setdefault(name, []).append(task)
         self._managers.sort_in(manager)
@@ -514,11 +501,11 @@ class Scheduler:
 
     def _enqueue(self, task: int, known: Task, first: bool = False) -> None:
         known.manager = None
-        if known.special is not None:
-            known.special.is_recalled = False
-        if known.special is not None and self._placement.wants(known.special):
-            self._placement.enqueue(task, known.priority, known.special, first=first)
-            return
+        if (special := known.special) is not None:
+            special.is_recalled = False
+            if self._placement.wants(special):
+                self._placement.enqueue(task, known.priority, special, first=first)
+                return
         self._queue.push(task, known.priority, first=first)
         self._queued += 1
 
@@ -530,13 +517,14 @@ class Scheduler:
             self._queued -= 1
             self._note_stale()
 
-    def _dequeue(self) -> int:
+    def _dequeue(self) -> tuple[int, Task]:
         """Return the next task; only called while there is one."""
         while True:
             task = self._queue.pop()
-            if self._is_queued(task):
+            known = self._tasks.get(task)
+            if known is not None and known.manager is None:
                 self._queued -= 1
-                return task
+                return task, known
 
     def _is_queued(self, task: int) -> bool:
         known = self._tasks.get(task)

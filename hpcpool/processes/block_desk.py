@@ -20,7 +20,7 @@ from hpcpool.processes.block_watch import BlockWatch
 from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
-from hpcpool.processes.journal import Journal
+from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.registrar import pool_of
 from hpcpool.wire.messages import AskStatus, Broken, Closing, Expect, NodeState, Scale, StatusReport, Struct, Warn
 
@@ -60,8 +60,9 @@ class BlockDesk:
         self.watch = BlockWatch(config, scheduler, hands.send_off)
         loop.add(self._wake_read, self._hear)
 
-    def start(self, surroundings: Surroundings, journal: Journal, workers: int) -> None:
+    def start(self, surroundings: Surroundings, workers: int) -> None:
         """Start block control. `workers`: on each node; 0: as the node pools say."""
+        journal = Journal(journal_path(surroundings.run_directory), surroundings.run_directory, self._config.to_dict())
         self._control = BlockControl(self._config, surroundings, self._demands, self._report, journal, workers)
         self.watch.start(self._control)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import BlockOver
-from hpcpool.core.scheduler import Dropped, Reason
+from hpcpool.core.leases import Dropped, Reason
 from hpcpool.core.silence import Silence
 from hpcpool.processes import sessions
 from hpcpool.processes.block_desk import BlockDesk, Hands
@@ -31,7 +31,6 @@ from hpcpool.processes.connection import Connection, node_prefix, write_connecti
 from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_nodes import HostedNodes
-from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
@@ -108,6 +107,8 @@ class Interchange:
 
     def __init__(self, directory: str, client: int, user_stderr: int, census: int) -> None:
         self._directory = directory
+        self._managers_path = os.path.join(directory, "managers.sock")
+        self._connection_file = os.path.join(directory, "connection.json")
         with open(os.path.join(directory, "config.json"), "rb") as file:
             self._config = Config.from_json(file.read())
         self._lock = run_directory.hold(directory)
@@ -137,14 +138,6 @@ class Interchange:
         hands = Hands(self._outbox.put, self._send_off, self._end_block, self._nodes)
         self._blocks = BlockDesk(self._config, self._scheduler, self._loop, self._hosted, hands)
         self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
-
-    @property
-    def _managers_path(self) -> str:
-        return os.path.join(self._directory, "managers.sock")
-
-    @property
-    def _connection_file(self) -> str:
-        return os.path.join(self._directory, "connection.json")
 
     def run(self) -> None:
         """Serve until the client says stop or is gone and no block is left."""
@@ -233,8 +226,7 @@ class Interchange:
             self._entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
         )
         surroundings = Surroundings(self._directory, self._connection_file, self._descriptors, connection_for)
-        journal = Journal(journal_path(self._directory), self._directory, self._config.to_dict())
-        self._blocks.start(surroundings, journal, setup.workers)
+        self._blocks.start(surroundings, setup.workers)
 
     def _cancel(self, message: Cancel) -> None:
         manager = self._scheduler.cancelled(message.id)
@@ -279,27 +271,47 @@ class Interchange:
         # A part of a message is a sign of life, too: a large one may take longer than the timeout.
         self._silence.heard(name, time.monotonic())
         for header, frames in messages:
-            if name in self._streams:  # else it was dropped for a message before this one
-                self._on_batch(name, header, frames)
+            if name not in self._streams:
+                return  # it was dropped for a message before this one
+            try:
+                batch = deal_frames(from_manager.decode(header), frames)
+            except MessageError as error:
+                self._drop(name, str(error))
+                return
+            self._on_messages(name, batch)
         if not is_open:
             self._lose(name, "its connection ended")
 
-    def _on_batch(self, name: bytes, header: Any, frames: list[Any]) -> None:
-        try:
-            batch = deal_frames(from_manager.decode(header), frames)
-        except MessageError as error:
-            self._drop(name, str(error))
-            return
-        self._on_messages(name, batch)
-
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
+        plain: list[Outcome] = []
         for message, its_frames in batch:
             if type(message) is Outcome:
+                if message.status == Status.OK and not (message.layout or its_frames):
+                    plain.append(message)
+                    continue
+                plain = self._on_plain_outcomes(name, plain)
                 self._on_outcome(name, message, its_frames)
-            elif type(message) is Place:
+                continue
+            plain = self._on_plain_outcomes(name, plain)
+            if type(message) is Place:
                 self._on_place(name, message, its_frames)
             else:
                 self._on_manager(name, message)
+        self._on_plain_outcomes(name, plain)
+
+    def _on_plain_outcomes(self, name: bytes, outcomes: list[Outcome]) -> list[Outcome]:
+        """Take results that are small and all there, as nearly all are; returns those that are left: none."""
+        manager = self._managers.get(name)
+        if not outcomes or manager is None or not manager.registered:
+            return []
+        tasks = [outcome.id for outcome in outcomes]
+        self._released(name, tasks)
+        for outcome, reruns in zip(outcomes, self._scheduler.all_finished(name, tasks), strict=True):
+            if reruns is not None:
+                outcome.reruns = reruns
+                del self._tasks[outcome.id]
+                self._outbox.put(outcome)
+        return []
 
     def _on_place(self, name: bytes, message: Place, frames: list[Any]) -> None:
         manager = self._managers.get(name)
@@ -452,15 +464,8 @@ class Interchange:
         self._blocks.watch.went(manager.block, name)
         for other, task in self._scheduler.orders_to_kill():
             self._tell(other, [Kill(task)])
-        log.log(
-            logging.INFO if is_expected else logging.ERROR,
-            "block=%s manager=%s:%d lost: %s",
-            manager.block,
-            manager.hello.host,
-            manager.hello.pid,
-            reason,
-        )
-        host = manager.hello.host
+        level, host, pid = logging.INFO if is_expected else logging.ERROR, manager.hello.host, manager.hello.pid
+        log.log(level, "block=%s manager=%s:%d lost: %s", manager.block, host, pid, reason)
         if manager.block and not self._stopping:
             self._outbox.put(NodeGone(node_prefix(manager.block)))
         self._end(dropped, f"manager on {host} (block {manager.block}) was lost: {reason}", host)

@@ -299,31 +299,32 @@ class Manager:
         for order in given:
             if self._leaving and not isinstance(order, orders.Ended):
                 continue  # the fork server may be gone, and its workers with it
-            match order:
-                case orders.Give(worker, task):
-                    self._give(worker, task)
-                case orders.StartWorker(worker):
-                    self._start_worker(worker)
-                case orders.StartWideWorker(worker, task):
-                    self._start_worker(worker, task)
-                case orders.TakeBack(worker):
-                    self._take_back(worker)
-                case orders.EndWorker(worker):
-                    self._fork_server.end_worker(worker, signal.SIGKILL, session=True)
-                case orders.RetireWorker(worker):
-                    self._workers[worker].retire()
-                case orders.ReportStarted(runs):
-                    started = ((task, self._workers[worker].pid, since) for task, worker, since in runs)
-                    self._send(self._long_runs.report(started))
-                case orders.Ended(task, reason):
-                    self._report_end(task, reason)
-                case orders.Crashed() | orders.Hopeless():
-                    pass  # reported by the caller, which knows how the worker ended
+            if type(order) is orders.Give:  # nearly all of them
+                handle = self._workers[order.worker]
+                if handle.give(*self._tasks[order.task]):
+                    handle.watch_writes(self._loop)
+            else:
+                self._obey_one(order)
 
-    def _give(self, number: int, task: int) -> None:
-        handle = self._workers[number]
-        handle.give(*self._tasks[task])
-        handle.watch_writes(self._loop)
+    def _obey_one(self, order: orders.Order) -> None:
+        match order:
+            case orders.StartWorker(worker):
+                self._start_worker(worker)
+            case orders.StartWideWorker(worker, task):
+                self._start_worker(worker, task)
+            case orders.TakeBack(worker):
+                self._take_back(worker)
+            case orders.EndWorker(worker):
+                self._fork_server.end_worker(worker, signal.SIGKILL, session=True)
+            case orders.RetireWorker(worker):
+                self._workers[worker].retire()
+            case orders.ReportStarted(runs):
+                started = ((task, self._workers[worker].pid, since) for task, worker, since in runs)
+                self._send(self._long_runs.report(started))
+            case orders.Ended(task, reason):
+                self._report_end(task, reason)
+            case orders.Crashed() | orders.Hopeless():
+                pass  # reported by the caller, which knows how the worker ended
 
     def _take_back(self, number: int) -> None:
         assert self._node is not None
@@ -386,7 +387,8 @@ class Manager:
             if outcome.id == READY:
                 self._on_ready(handle, outcome, now)
                 continue
-            tell(self._run_directory, outcome.data, outcome.layout)
+            if outcome.layout:
+                tell(self._run_directory, outcome.data, outcome.layout)
             wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
             self._tasks.pop(outcome.id, None)
             self._long_runs.forget(outcome.id)

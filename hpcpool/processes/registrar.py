@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from hpcpool.config import Config, NodePool
+from hpcpool.core.leases import Reason
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, size
-from hpcpool.core.scheduler import Reason, Scheduler
+from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.offers import offer_of
 from hpcpool.providers import LocalProvider
 from hpcpool.wire.messages import Outcome, Register, Setup, Status, Task, Welcome

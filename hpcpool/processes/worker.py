@@ -108,10 +108,14 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
             function(*arguments)
     except BaseException:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
-        write_outcome(link, _outcome(READY, Status.FAILED, Packed(traceback.format_exc().encode(), (), ())), ())
+        _say_ready(link, Status.FAILED, traceback.format_exc().encode())
         return False
-    write_outcome(link, _outcome(READY, Status.OK, Packed(b"", (), ())), ())
+    _say_ready(link, Status.OK, b"")
     return True
+
+
+def _say_ready(link: socket.socket, status: Status, text: bytes) -> None:
+    write_outcome(link, Outcome(READY, status, text, host=_HOST, pid=os.getpid()), ())
 
 
 def _path_on_another_host(client_path: tuple[str, ...]) -> list[str]:
@@ -128,14 +132,14 @@ def _run_calls(calls: socket.socket, link: socket.socket, store: SegmentStore | 
     while (received := read_call(calls, link, waiting)) is not None:
         started_at, start = time.time(), time.perf_counter()
         outcome, packed = _run(*received, store)
-        if os.getpid() != me:
+        if (pid := os.getpid()) != me:
             os._exit(1)  # a child that the call has forked, and that has run out of the call: its parent answers
         del received
-        outcome.started_at = started_at
-        outcome.elapsed_s = time.perf_counter() - start
-        if outcome.elapsed_s < _SHORT_S:
-            outcome.cpu_s = outcome.elapsed_s
-            unaccounted_s += outcome.elapsed_s
+        outcome.pid, outcome.started_at = pid, started_at
+        outcome.elapsed_s = elapsed_s = time.perf_counter() - start
+        if elapsed_s < _SHORT_S:
+            outcome.cpu_s = elapsed_s
+            unaccounted_s += elapsed_s
         else:
             now = resource.getrusage(resource.RUSAGE_SELF)
             outcome.cpu_s = max(0.0, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime - unaccounted_s)
@@ -155,7 +159,8 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
     packed = pack([payload])
     del payload
     outcome = _outcome(task.id, status, packed)
-    outcome.keeps_arguments = opened is not None and opened.are_in_use
+    if opened is not None:
+        outcome.keeps_arguments = opened.are_in_use
     return outcome, packed
 
 
@@ -163,7 +168,10 @@ def _open_and_call(
     task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None
 ) -> tuple[Status, Payload]:
     try:
-        function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
+        if task.layout or frames:
+            function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
+        else:  # most calls are one small pickle
+            function, args, kwargs = pickle.loads(task.data)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()
@@ -184,7 +192,7 @@ def _failure(error: BaseException) -> Payload:
 
 
 def _outcome(task: int, status: Status, packed: Packed) -> Outcome:
-    return Outcome(task, status, packed.data, packed.layout, len(packed.frames), host=_HOST, pid=os.getpid())
+    return Outcome(task, status, packed.data, packed.layout, len(packed.frames), _HOST)
 
 
 def _flush() -> None:

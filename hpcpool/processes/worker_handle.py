@@ -78,25 +78,28 @@ class WorkerHandle:
         self.write_calls()
         self.watch_writes(loop)
 
-    def give(self, task: Task, frames: Sequence[Any]) -> None:
-        """Send a task, or keep it until there is room."""
+    def give(self, task: Task, frames: Sequence[Any]) -> bool:
+        """Send a task, or keep it until there is room; True if something waits for room now (see `watch_writes`)."""
         message, following = encode_call(task, frames)
         if following:
             self._announced.append(task.id)
             self._unwritten.extend(memoryview(piece).cast("B") for piece in following)
             self.write_link()
+        if not self._unsent and self._wrote_call(message):
+            return bool(self._unwritten)
         self._unsent.append(message)
-        self.write_calls()
+        return True
+
+    def _wrote_call(self, message: bytes) -> bool:
+        try:
+            self.calls.send(message)
+        except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+            return False  # there is no room; or it has died, and its end will be reported
+        return True
 
     def write_calls(self) -> None:
         """Send what waits for the calls channel, as far as there is room."""
-        while self._unsent:
-            try:
-                self.calls.send(self._unsent[0])
-            except BlockingIOError:
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                return  # it has died; its end will be reported
+        while self._unsent and self._wrote_call(self._unsent[0]):
             self._unsent.popleft()
 
     def write_link(self) -> None:
@@ -159,7 +162,7 @@ class WorkerHandle:
             return b""
 
     def _cut(self, data: bytes) -> list[tuple[Outcome, list[bytes]]]:
-        outcomes = list(self._reader.feed(data))
+        outcomes = self._reader.feed(data)
         if self._announced:
             done = {outcome.id for outcome, _ in outcomes}
             self._announced = deque(task for task in self._announced if task not in done)

@@ -29,6 +29,7 @@ _HEADER_BYTES = 4096
 READ_BYTES = 256 * 1024
 _SIZES = struct.Struct("!IQ")  # bytes of the header, bytes of all frames
 _FRAME = struct.Struct("!Q")
+_NO_FRAMES: list[bytes] = []
 
 
 def write_outcome(link: socket.socket, outcome: Outcome, frames: Sequence[Any]) -> None:
@@ -52,31 +53,35 @@ class OutcomeReader:
         self._buffer = bytearray()
         self._needed = _SIZES.size
 
-    def feed(self, data: bytes) -> Iterator[tuple[Outcome, list[bytes]]]:
-        """Add bytes and yield the outcomes that are complete now."""
+    def feed(self, data: bytes) -> list[tuple[Outcome, list[bytes]]]:
+        """Add bytes and return the outcomes that are complete now."""
         buffer = self._buffer
         buffer += data
-        while len(buffer) >= self._needed:
-            header_bytes, frame_bytes = _SIZES.unpack_from(buffer)
-            end = _SIZES.size + header_bytes + frame_bytes
-            if len(buffer) < end:
-                self._needed = end
-                return
-            header_end = _SIZES.size + header_bytes
-            outcome = decode_outcome(bytes(buffer[_SIZES.size : header_end]))
-            frames = list(_cut_frames(buffer, header_end, end))
-            del buffer[:end]
-            self._needed = _SIZES.size
-            yield outcome, frames
+        complete: list[tuple[Outcome, list[bytes]]] = []
+        start, size = 0, len(buffer)
+        with memoryview(buffer) as view:
+            while size - start >= self._needed:
+                header_bytes, frame_bytes = _SIZES.unpack_from(view, start)
+                header = start + _SIZES.size
+                header_end = header + header_bytes
+                end = header_end + frame_bytes
+                if size < end:
+                    self._needed = end - start
+                    break
+                outcome = decode_outcome(view[header:header_end])
+                complete.append((outcome, list(_cut_frames(view, header_end, end)) if frame_bytes else _NO_FRAMES))
+                self._needed = _SIZES.size
+                start = end
+        del buffer[:start]
+        return complete
 
 
-def _cut_frames(buffer: bytearray, position: int, end: int) -> Iterator[bytes]:
-    with memoryview(buffer) as view:
-        while position < end:
-            (size,) = _FRAME.unpack_from(view, position)
-            position += _FRAME.size
-            yield bytes(view[position : position + size])
-            position += size
+def _cut_frames(view: memoryview, position: int, end: int) -> Iterator[bytes]:
+    while position < end:
+        (size,) = _FRAME.unpack_from(view, position)
+        position += _FRAME.size
+        yield bytes(view[position : position + size])
+        position += size
 
 
 def is_announced(task: Task, frames: Sequence[Any]) -> bool:

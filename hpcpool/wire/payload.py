@@ -206,6 +206,8 @@ def pickle_value(
         store: makes segments of large buffers.
         no_future: what a `TypeError` says if there is a future in it.
     """
+    if type(value) in _SIMPLE and len(data := pickle.dumps(value, 5)) < OUT_OF_BAND_BYTES:
+        return Payload(data)
     if (simple := _pickle_simple(value, (value,))) is not None:
         return simple
     keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING

@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hpcpool.core.scheduler import Batch, Dropped, Reason, Request, Scheduler
+from hpcpool.core.leases import Batch, Dropped, Reason, Request
+from hpcpool.core.scheduler import Scheduler
 from tests.core.counting import count_calls
 
 A, B, C = b"a", b"b", b"c"

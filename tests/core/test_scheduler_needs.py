@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hpcpool.core.leases import Batch, Dropped, Reason, Request
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
 from hpcpool.core.placement import GRACE_S, Asked
-from hpcpool.core.scheduler import DRAIN_S, Batch, Dropped, Reason, Request, Scheduler
+from hpcpool.core.scheduler import DRAIN_S, Scheduler
 
 A, B, C, D = b"a", b"b", b"c", b"d"
 

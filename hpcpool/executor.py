@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex, TypeVar
 
 from hpcpool.arguments import check_workers, count_workers, default_context, whole
@@ -21,10 +20,9 @@ from hpcpool.processes.task_future import TaskFuture
 from hpcpool.processes.ticket import CallOptions
 from hpcpool.providers.base import Provider
 from hpcpool.view import ExecutorView
-from hpcpool.wire.functions import Blob, FunctionCache, function_within, load_function
+from hpcpool.wire.functions import FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
-from hpcpool.wire.packing import Payload
-from hpcpool.wire.payload import pickle_call, pickle_value
+from hpcpool.wire.payload import PickledCall, call_by_name, pickle_call, pickle_value
 from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.setup import local_setup
 
@@ -117,21 +115,19 @@ class HPCPoolExecutor(Calls):
             self._check_open()
         future: TaskFuture[T] = client.new_future(options.name or name_of(fn))
         try:
-            call, dependencies, blobs = self._pickle(fn, args, kwargs, client.store)
+            call = (call_by_name(fn, args) if not kwargs else None) or self._pickle(fn, args, kwargs, client.store)
         except Exception as error:  # noqa: BLE001 - whatever the user's objects raise while they are pickled
             client.check_open()  # a pool that takes no calls says so first, as `ProcessPoolExecutor` does
             note_culprit(error, fn, args, kwargs)
             future._finish(outcomes.raising(outcomes.without_frames(error)))
         else:
-            client.submit(future, call, options, dependencies, blobs)
+            client.submit(future, call, options)
         return future
 
-    def _pickle(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any, store: SegmentStore
-    ) -> tuple[Payload, Sequence[Future[Any]], tuple[Blob, ...]]:
+    def _pickle(self, fn: Callable[..., Any], args: Any, kwargs: Any, store: SegmentStore) -> PickledCall:
         function = function_within(fn)
         if function is None:
-            return (*pickle_call(fn, args, kwargs, store=store), ())
+            return pickle_call(fn, args, kwargs, store=store)
         blob = self._functions.blob_of(function)
         if len(blob.data) > _LARGEST_FUNCTION:
             raise pickle.PicklingError(
@@ -139,7 +135,7 @@ class HPCPoolExecutor(Calls):
                 f"at most {_LARGEST_FUNCTION} can be sent with a function: pass large data as arguments"
             )
         references = {id(function): (load_function, (blob.key,))}
-        return (*pickle_call(fn, args, kwargs, references, store), (blob,))
+        return pickle_call(fn, args, kwargs, references, store)._replace(blobs=(blob,))
 
     def _put(self, value: T, name: str) -> TaskFuture[T]:
         client = self._client or self._start()

@@ -16,7 +16,7 @@ import select
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Literal
 
@@ -32,7 +32,6 @@ from hpcpool.processes.sender import Sender
 from hpcpool.processes.task_future import Opener, TaskFuture
 from hpcpool.processes.ticket import CallOptions, Ticket
 from hpcpool.processes.waiting import Waiting, take_results
-from hpcpool.wire.functions import Blob
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -56,7 +55,8 @@ from hpcpool.wire.messages import (
     deal_frames,
     to_client,
 )
-from hpcpool.wire.packing import Payload, discard, unpack
+from hpcpool.wire.packing import discard, unpack
+from hpcpool.wire.payload import PickledCall
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger("hpcpool")
@@ -181,17 +181,10 @@ class Client:
         """Return the future of a call that is about to be submitted (or that fails before it can be)."""
         return TaskFuture(name, self, next(self._ids))
 
-    def submit(
-        self,
-        future: TaskFuture[Any],
-        call: Payload,
-        options: CallOptions,
-        dependencies: Sequence[Future[Any]] = (),
-        blobs: tuple[Blob, ...] = (),
-    ) -> None:
+    def submit(self, future: TaskFuture[Any], call: PickledCall, options: CallOptions) -> None:
         """Have a pickled call run when its dependencies have finished; raises as `check_open` does."""
-        ticket = Ticket(future, call, options, blobs)
-        if dependencies:
+        ticket = Ticket(future, call, options)
+        if dependencies := call.dependencies:
             if not take_results(ticket, dependencies, self.store):
                 return
             future._awaits = dependencies

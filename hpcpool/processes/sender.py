@@ -114,29 +114,31 @@ class Sender:
 
     def _write(self, ticket: Ticket) -> None:
         task, packed, size = self._message(ticket)
-        self._out += self._blobs.use(ticket.blobs)
+        if ticket.blobs:
+            self._out += self._blobs.use(ticket.blobs)
         self._out.append(task)
-        self._out_frames += packed.frames
+        if packed.frames:
+            self._out_frames += packed.frames
         self._note_on_its_way(ticket, packed, size)
 
     def _message(self, ticket: Ticket) -> tuple[Task, Packed, int]:
         """Return what tells the interchange of a ticket, what goes with it, and the bytes of both (at least 1)."""
         options = ticket.options
-        payloads = [ticket.call, *ticket.parts] if ticket.parts else [ticket.call]
-        packed = pack(payloads)  # type: ignore[arg-type]  # by now all parts are there
-        frames = packed.frames
+        packed = pack([ticket.call, *ticket.parts] if ticket.parts else [ticket.call])  # type: ignore[list-item]
+        data, layout, frames, _ = packed
         task = Task(
             ticket.id,
-            packed.data,
-            packed.layout,
+            data,
+            layout,
             len(frames),
             tuple(blob.key for blob in ticket.blobs) if ticket.blobs else (),
             options.priority,
             options.timeout_s,
             options.crash_limit or self._crash_limit,
             options.needs,
+            ticket.function,
         )
-        size = 1 + len(packed.data)
+        size = 1 + len(data)
         if frames:
             size += sum(memoryview(frame).nbytes for frame in frames)
         return task, packed, size

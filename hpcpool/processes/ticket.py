@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from hpcpool.core.needs import Needs
 from hpcpool.processes.task_future import TaskFuture
-from hpcpool.wire.functions import Blob
 from hpcpool.wire.packing import Payload
+from hpcpool.wire.payload import PickledCall
 from hpcpool.wire.segments import Segment
 
 #: Takes the place of a payload that has been sent and will not be needed again.
@@ -33,16 +33,27 @@ class CallOptions(NamedTuple):
 class Ticket:
     """One pending call."""
 
-    __slots__ = ("blobs", "call", "future", "id", "is_killed", "options", "parts", "segments", "sent_bytes", "waiting")
+    __slots__ = (
+        "blobs",
+        "call",
+        "function",
+        "future",
+        "id",
+        "is_killed",
+        "options",
+        "parts",
+        "segments",
+        "sent_bytes",
+        "waiting",
+    )
 
-    def __init__(
-        self, future: TaskFuture[Any], call: Payload, options: CallOptions, blobs: tuple[Blob, ...] = ()
-    ) -> None:
+    def __init__(self, future: TaskFuture[Any], call: PickledCall, options: CallOptions) -> None:
         self.id = future._task
         self.future = future
-        self.call = call
+        self.call = call.payload
+        self.function = call.function
         self.options = options
-        self.blobs = blobs
+        self.blobs = call.blobs
         #: The user has killed it: it is not tried again.
         self.is_killed = False
         #: The results that the call depends on, in placeholder order; None: not there yet.

@@ -26,6 +26,7 @@ from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions
 from hpcpool.wire.failures import forget_frames, pickle_failure
+from hpcpool.wire.importable import find
 from hpcpool.wire.link import read_call, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
 from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
@@ -43,6 +44,7 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 _SHORT_S = 0.0005
 
 _HOST = socket.gethostname()
+_NO_KWARGS: dict[str, Any] = {}
 
 
 def main(argv: list[str]) -> None:
@@ -168,10 +170,11 @@ def _open_and_call(
     task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None
 ) -> tuple[Status, Payload]:
     try:
-        if task.layout or frames:
-            function, args, kwargs = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
-        else:  # most calls are one small pickle
-            function, args, kwargs = pickle.loads(task.data)
+        function, args, kwargs = (
+            (find(task.function), pickle.loads(task.data), _NO_KWARGS)
+            if task.function
+            else unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
+        )
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()

@@ -1,7 +1,8 @@
-"""Which functions and classes another process can import. Nothing is imported here."""
+"""Which functions and classes another process can import, and how it finds them."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -24,3 +25,19 @@ def is_importable(obj: Any) -> bool:
     for part in getattr(obj, "__qualname__", "<nameless>").split("."):
         found = getattr(found, part, _MISSING)
     return found is obj
+
+
+def name_to_import(function: Any) -> str | None:
+    """Return the module:name by which `find` finds a function again; None if it is not that simple."""
+    module_name, name = function.__module__, function.__qualname__
+    module = sys.modules.get(module_name)
+    if module is None or module_name == "__main__" or getattr(module, name, None) is not function:
+        return None
+    return f"{module_name}:{name}"
+
+
+def find(name: str) -> Any:
+    """Return the function of this module:name. Raises what importing its module raises, and `AttributeError`."""
+    module_name, _, function = name.partition(":")
+    module = sys.modules.get(module_name) or importlib.import_module(module_name)
+    return getattr(module, function)

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 #: Raised whenever a message changes shape; peers with another number are refused.
-PROTOCOL = 3
+PROTOCOL = 4
 
 
 class Struct(msgspec.Struct, array_like=True, frozen=False, gc=False):
@@ -45,6 +45,8 @@ class Task(Struct, tag=1):
     crash_limit: int = 1
     #: What it needs; None: nothing in particular, as most.
     needs: Needs | None = None
+    #: The function as module:name, where the payload holds only its positional arguments; "": the payload is the call.
+    function: str = ""
 
 
 class Status(IntEnum):

@@ -14,18 +14,24 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpcpool.errors import UnsharableError
 from hpcpool.wire import by_value
+from hpcpool.wire.importable import has_registered_modules, name_to_import
 from hpcpool.wire.packing import Buffer, Payload
 from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
+
+if TYPE_CHECKING:
+    from hpcpool.wire.functions import Blob
 
 #: Buffers below this stay inside the pickle: an own frame costs about as much as copying this many bytes.
 OUT_OF_BAND_BYTES = 16 * 1024
 
 #: Types whose values plain pickle writes as they are: no buffer, no future and nothing of `__main__` can be in them.
-_SIMPLE = frozenset({type(None), bool, int, float, complex})
+_SIMPLE = frozenset({type(None), bool, float, complex})
+#: Larger numbers are not small.
+_LARGEST_INT = 1 << 256
 #: The same for functions that are found by their names.
 _BY_NAME = frozenset({types.FunctionType, types.BuiltinFunctionType})
 
@@ -37,10 +43,15 @@ _PIPES_BYTES = _PIPES.encode()
 
 
 class PickledCall(NamedTuple):
-    """A call ready to travel: its payload and the futures found among its arguments, in placeholder order."""
+    """A call ready to travel."""
 
     payload: Payload
-    dependencies: Sequence[Future[Any]]
+    #: The futures found among its arguments, in placeholder order.
+    dependencies: Sequence[Future[Any]] = ()
+    #: The function's module:name, where the payload holds only its positional arguments; "": all is in the payload.
+    function: str = ""
+    #: The functions by value that it needs.
+    blobs: Sequence[Blob] = ()
 
 
 # -- calls ------------------------------------------------------------------------------------------------------------
@@ -163,6 +174,25 @@ _CAPTURING = _Keeper(None, is_captured=True)
 _LENDING = _Keeper(None, is_captured=False)
 
 
+def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall | None:
+    """Pickle the call of a function that is found by its name, with simple and small arguments; None: it is another.
+
+    A shortcut for the calls that should cost next to nothing.
+    """
+    if type(fn) not in _BY_NAME or not all(map(_is_simple, args)) or has_registered_modules():
+        return None
+    name = name_to_import(fn)
+    return PickledCall(Payload(pickle.dumps(args, 5)), (), name) if name is not None else None
+
+
+def _is_simple(value: Any) -> bool:
+    """Say whether plain pickle writes a value as it is, and shortly."""
+    kind = type(value)
+    if kind is int:
+        return -_LARGEST_INT < value < _LARGEST_INT  # type: ignore[no-any-return]
+    return kind in _SIMPLE or ((kind is str or kind is bytes) and len(value) < OUT_OF_BAND_BYTES)
+
+
 def pickle_call(
     fn: Callable[..., Any],
     args: tuple[Any, ...],
@@ -179,10 +209,6 @@ def pickle_call(
 
     Raises whatever makes the arguments impossible to pickle (`SystemExit` becomes `PicklingError`).
     """
-    if not references and not kwargs and type(fn) in _BY_NAME:
-        simple = _pickle_simple((fn, args, kwargs), args)
-        if simple is not None:
-            return PickledCall(simple, ())
     keeper = _CAPTURING if store is None else _Keeper(store, is_captured=True)
     try:
         payload, futures = _pickle((fn, _lifted(args, store), kwargs), references or _NO_REFERENCES, keeper)
@@ -206,33 +232,13 @@ def pickle_value(
         store: makes segments of large buffers.
         no_future: what a `TypeError` says if there is a future in it.
     """
-    if type(value) in _SIMPLE and len(data := pickle.dumps(value, 5)) < OUT_OF_BAND_BYTES:
-        return Payload(data)
-    if (simple := _pickle_simple(value, (value,))) is not None:
-        return simple
+    if _is_simple(value):
+        return Payload(pickle.dumps(value, 5))
     keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING
     payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
     if futures:
         raise TypeError(no_future)
     return payload
-
-
-def _pickle_simple(obj: Any, values: tuple[Any, ...]) -> Payload | None:
-    """Pickle an object of which only these values are the user's, if they are simple and small; else return None.
-
-    A shortcut for the calls that should cost next to nothing: what it returns is what the long way would.
-    """
-    for value in values:
-        kind = type(value)
-        if kind not in _SIMPLE and ((kind is not str and kind is not bytes) or len(value) >= OUT_OF_BAND_BYTES):
-            return None
-    if by_value.has_registered_modules():
-        return None
-    try:
-        data = pickle.dumps(obj, 5)
-    except Exception:  # noqa: BLE001 - a function that is not found by its name: the thorough ways know what to do
-        return None
-    return Payload(data) if len(data) < OUT_OF_BAND_BYTES and _MAIN not in data else None
 
 
 class _Bytes:
@@ -263,7 +269,7 @@ def _lifted(args: tuple[Any, ...], store: SegmentStore | None) -> tuple[Any, ...
 
 
 def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]]:
-    if not references and not by_value.has_registered_modules():
+    if not references and not has_registered_modules():
         # By far the most calls: what plain pickle can do without being asked about any object.
         buffers: list[Buffer] = []
         try:
@@ -272,7 +278,7 @@ def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payl
             data = _MAIN
         if _MAIN not in data and _PIPES_BYTES not in data:
             return keeper.payload(data, buffers), ()
-    plain = None if by_value.has_registered_modules() else _pickle_plainly(obj, references, keeper)
+    plain = None if has_registered_modules() else _pickle_plainly(obj, references, keeper)
     if plain is not None:
         return plain
     found = _Collector(references, keeper)
@@ -319,6 +325,18 @@ def _dump(pickler: type[_ValuePickler], obj: Any, found: _Collector) -> bytes:
 _dependencies: list[Any] = []
 
 
+#: How many bytes the end of a pickle has that begins with this opcode and holds nothing else, the stop included.
+_SCALAR_BYTES = {
+    pickle.NONE: 2,
+    pickle.NEWTRUE: 2,
+    pickle.NEWFALSE: 2,
+    pickle.BININT1: 3,
+    pickle.BININT2: 4,
+    pickle.BININT: 6,
+    pickle.BINFLOAT: 10,
+}
+
+
 def load_dependency(index: int) -> Any:
     """Return the result that a placeholder stands for; called by pickle while a call is opened."""
     return _dependencies[index]
@@ -338,6 +356,12 @@ def unpickle(payload: Payload, *, is_last: bool = False) -> Any:
     if buffers:
         buffers = [buffer.view(is_last=is_last) if type(buffer) is Segment else buffer for buffer in buffers]
     return pickle.loads(data, buffers=buffers)
+
+
+def is_scalar(data: Buffer) -> bool:
+    """Say whether a pickle is that of None, a bool, a number of up to 32 bits or a float: to open it runs no code."""
+    start = 11 if data[2:3] == b"\x95" else 2  # behind the protocol, and the frame if there is one
+    return data[-1:] == pickle.STOP and _SCALAR_BYTES.get(data[start : start + 1]) == len(data) - start
 
 
 def unpickle_call(payloads: Sequence[Payload]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
@@ -376,8 +400,10 @@ def install_main() -> None:
 
 __all__ = [
     "PickledCall",
+    "call_by_name",
     "dumps_by_value",
     "install_main",
+    "is_scalar",
     "load_bytes",
     "load_dependency",
     "pickle_call",

@@ -4,6 +4,7 @@ import array
 import collections
 import dataclasses
 import functools
+import math
 import multiprocessing
 import operator
 import pickle
@@ -21,11 +22,14 @@ from hypothesis import strategies as st
 from hpcpool.errors import UnsharableError
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.wire import payload as payload_module
+from hpcpool.wire.importable import find
 from hpcpool.wire.packing import INLINE_BYTES, Payload, pack, unpack
 from hpcpool.wire.payload import (
     OUT_OF_BAND_BYTES,
+    call_by_name,
     dumps_by_value,
     install_main,
+    is_scalar,
     pickle_call,
     pickle_value,
     unpickle,
@@ -509,3 +513,50 @@ def test_what_is_nested_too_deeply_is_a_recursion_error_as_in_the_standard_libra
         pickle_value(nested)
     with pytest.raises(RecursionError):
         pickle_call(len, (nested,), {})
+
+
+# -- the short ways
+
+
+@pytest.mark.parametrize("value", [None, True, False, 0, 255, 256, 65536, -1, 2**31 - 1, -(2**31), 1.5, float("inf")])
+def test_a_pickled_scalar_is_told_from_its_bytes(value):
+    assert is_scalar(pickle.dumps(value, 5))
+
+
+@pytest.mark.parametrize("value", [2**31, "a", "", b"", (), (1,), (1, 2), [None], 1j, abs, ValueError(1), {1: None}])
+def test_what_may_run_code_or_take_memory_is_no_scalar(value):
+    assert not is_scalar(pickle.dumps(value, 5))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x05", b"\x80\x05K\x01K", b"\x80\x05Ncos\nsystem\n.", b"\x80\x05\x95"])
+def test_what_only_begins_like_a_scalar_is_none(data):
+    assert not is_scalar(data)
+
+
+def test_a_function_with_a_name_travels_by_it_and_its_simple_arguments_as_a_pickle():
+    call = call_by_name(math.hypot, (3, 4.0))
+    assert call is not None
+    assert find(call.function)(*pickle.loads(call.payload.data)) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("fn", "args"),
+    [
+        (math.hypot, ([3],)),
+        (math.hypot, (1 << 300,)),
+        (len, ("a" * 20_000,)),
+        ([].append, (1,)),
+        (str.upper, ("a",)),
+        (lambda: None, ()),
+        (functools.partial(abs, 1), ()),
+        (Future.result, ()),
+    ],
+)
+def test_other_calls_are_pickled_as_a_whole(fn, args):
+    assert call_by_name(fn, args) is None
+
+
+def test_a_function_whose_name_leads_elsewhere_is_not_called_by_it(monkeypatch):
+    original = math.floor
+    monkeypatch.setattr(math, "floor", lambda number: "another")
+    assert call_by_name(original, (1.5,)) is None

@@ -67,9 +67,8 @@ class Node:
         self._wide = WideTasks(slots)
         self._next_worker = 1
         self._queue: deque[int] = deque()
-        #: Tasks here, queued or given, that have a time limit (seconds), and those that only an idle worker may get.
+        #: Tasks here, queued or given, that have a time limit (seconds).
         self._timeouts: dict[int, float] = {}
-        self._alone: set[int] = set()
         #: Given tasks whose outcome nobody wants any more.
         self._dropped: set[int] = set()
         self._mean_s: float | None = None
@@ -91,6 +90,10 @@ class Node:
         """Return which of the node's slots a worker has."""
         return self._workers[number].slots
 
+    def newest_of(self, number: int, count: int) -> list[int]:
+        """Return the last tasks that a worker was given, oldest first."""
+        return list(self._workers[number].given)[-count:] if count else []
+
     # -- events --
 
     def warm_up(self) -> list[Order]:
@@ -101,13 +104,11 @@ class Node:
         self,
         tasks: Iterable[tuple[int, float]],
         now: float,
-        alone: Iterable[int] = (),
         widths: Mapping[int, int] | None = None,
     ) -> list[Order]:
         """Take tasks, each with its timeout in seconds (0: none).
 
-        Those also named in `alone` are never put behind another task: they are too large to be taken back. Those in
-        `widths` take so many slots, and a worker of their own.
+        Those in `widths` take so many slots, and a worker of their own.
         """
         self._owed = 0  # whoever sends tasks has more of them than others can take
         for task, timeout_s in tasks:
@@ -117,7 +118,6 @@ class Node:
                 self._queue.append(task)
             if timeout_s:
                 self._timeouts[task] = timeout_s
-        self._alone.update(alone)
         return self._fill(now)
 
     def worker_ready(self, number: int, now: float) -> list[Order]:
@@ -144,7 +144,7 @@ class Node:
         mean = self._mean_s
         self._mean_s = elapsed_s if mean is None else mean + _NEWEST * (elapsed_s - mean)
         self._starts.barren = 0
-        if self._timeouts or self._alone or self._wide.widths:
+        if self._timeouts or self._wide.widths:
             self._forget(task)
         if given:
             self._behind -= 1
@@ -284,13 +284,9 @@ class Node:
             orders += self._start_wide()
         queue = self._queue
         if queue:
-            depth, alone = worker_depth(self._mean_s), self._alone
-            while queue:
-                task = queue[0]
-                worker = self._next_taker(now, 1 if task in alone else depth)
-                if worker is None:
-                    break
-                queue.popleft()
+            depth = worker_depth(self._mean_s)
+            while queue and (worker := self._next_taker(now, depth)) is not None:
+                task = queue.popleft()
                 self._give(worker, task, now)
                 orders.append(Give(worker.number, task))
         if queue or self._max_served is not None:
@@ -546,5 +542,4 @@ class Node:
     def _forget(self, task: int) -> None:
         """A task is not here any more."""
         self._timeouts.pop(task, None)
-        self._alone.discard(task)
         self._wide.widths.pop(task, None)

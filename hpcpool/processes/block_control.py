@@ -36,7 +36,8 @@ from hpcpool.processes.block_requests import Surroundings, block_request
 from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.driver_calls import Answer, DriverCalls, Refused, Submitted, Told
 from hpcpool.processes.event_loop import wake_up_pipe
-from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost, is_hosted
+from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost
+from hpcpool.processes.hosting import is_hosted
 from hpcpool.processes.job_sight import sight_of
 from hpcpool.processes.journal import Journal
 from hpcpool.providers import LocalProvider

@@ -15,7 +15,7 @@ from hpcpool.core.block_orders import Retire
 from hpcpool.core.demand import Demand
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.block_control import BlockControl
-from hpcpool.processes.hosted_driver import is_hosted
+from hpcpool.processes.hosting import is_hosted
 
 log = logging.getLogger(__name__)
 

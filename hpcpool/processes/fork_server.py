@@ -19,16 +19,41 @@ from hpcpool.processes import sessions, worker
 from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.start_command import start_command
 from hpcpool.wire import fork_channel, run_directory
-from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager, WorkerEnded, WorkerNotStarted, WorkerStarted
+from hpcpool.wire.fork_channel import (
+    Begin,
+    EndWorker,
+    StartWorker,
+    ToForkServer,
+    ToManager,
+    WorkerEnded,
+    WorkerNotStarted,
+    WorkerStarted,
+)
 
 #: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
 _VANISH_S = 2.0
 
 
 def main(argv: list[str]) -> None:
-    """Serve until the manager goes: inherited channel, node directory, start method, inherited census (or -1)."""
-    channel, node_directory, start_method, census = argv
-    ForkServer(socket.socket(fileno=int(channel)), node_directory, start_method, int(census)).serve()
+    """Serve until the manager goes: inherited channel and census (or -1). What it is to serve comes on the channel."""
+    end, census = argv
+    channel = socket.socket(fileno=int(end))
+    heard = fork_channel.hear_as_fork_server(channel)
+    if heard is None:
+        return  # it was started ahead and is not wanted
+    begin, _ = heard
+    if not isinstance(begin, Begin):
+        raise RuntimeError(f"the first message to a fork server was {begin}")
+    os.chdir(os.path.dirname(begin.directory))  # workers go where the client is
+    if begin.log_path:
+        _write_stderr_to(begin.log_path)
+    ForkServer(channel, begin.directory, begin.start_method, int(census)).serve()
+
+
+def _write_stderr_to(path: str) -> None:
+    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 class ForkServer:
@@ -98,7 +123,7 @@ class ForkServer:
                 return
             self._unsaid.popleft()
 
-    def _obey(self, message: StartWorker | EndWorker, descriptors: list[int]) -> None:
+    def _obey(self, message: ToForkServer, descriptors: list[int]) -> None:
         match message:
             case StartWorker():
                 try:
@@ -125,7 +150,7 @@ class ForkServer:
         self._workers[pid] = number
         self._say(WorkerStarted(number, pid))
 
-    def _become_worker(self, fork_server: int, order: StartWorker, calls: int, link: int, stderr: int) -> None:
+    def _become_worker(self, fork_server: int, order: StartWorker, permits: int, link: int, stderr: int) -> None:
         """Turn this fresh fork into a worker; never returns."""
         number = order.worker
         try:
@@ -139,11 +164,11 @@ class ForkServer:
                 if descriptor >= 0:
                     os.close(descriptor)
             if self._start_method == "spawn":
-                os.set_inheritable(calls, True)
+                os.set_inheritable(permits, True)
                 os.set_inheritable(link, True)
-                os.execv(sys.executable, start_command("worker", number, self._node_directory, calls, link))
+                os.execv(sys.executable, start_command("worker", number, self._node_directory, permits, link))
             _name_process("hpcpool-worker")
-            worker.serve(number, self._node_directory, socket.socket(fileno=calls), socket.socket(fileno=link))
+            worker.serve(number, self._node_directory, permits, socket.socket(fileno=link))
         except BaseException:  # noqa: BLE001 - a fork must never run on in the fork server's own loop
             sys.excepthook(*sys.exc_info())
         finally:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import subprocess
 
-from hpcpool.processes import sessions
-from hpcpool.processes.start_command import start_command
+from hpcpool.processes import fork_server_process, sessions
 from hpcpool.wire import fork_channel
-from hpcpool.wire.fork_channel import EndWorker, StartWorker, ToManager
+from hpcpool.wire.fork_channel import Begin, EndWorker, StartWorker, ToManager
 
 #: How long it may take to end when its channel is closed (seconds).
 _END_S = 3.0
@@ -29,20 +26,8 @@ class ForkServerHandle:
 
     def __init__(self, directory: str, start_method: str, census: int, log_path: str | None = None) -> None:
         self._directory = directory
-        self._channel, end = fork_channel.channel()
-        with end, contextlib.ExitStack() as files:
-            log_file = files.enter_context(open(log_path, "ab")) if log_path is not None else None
-            try:
-                self._process = subprocess.Popen(
-                    start_command("fork-server", end.fileno(), directory, start_method, census),
-                    cwd=os.path.dirname(directory),  # workers go where the client is
-                    stdin=subprocess.DEVNULL,
-                    stderr=log_file,
-                    pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
-                )
-            except BaseException:
-                self._channel.close()
-                raise
+        self._process, self._channel = fork_server_process.start(census)
+        self._say(Begin(directory, start_method, log_path or ""))
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to hear."""
@@ -51,7 +36,7 @@ class ForkServerHandle:
     def start_worker(
         self, number: int, ends: tuple[int, int, int], cores: tuple[int, ...], environment: dict[str, str]
     ) -> None:
-        """Have a worker started with its ends of calls, link and stderr, bound to cores, and with more environment."""
+        """Have a worker started: its ends of permits, link and stderr, the cores it is bound to, more environment."""
         self._say(StartWorker(number, cores, environment), ends)
 
     def end_worker(self, number: int, signal_number: int, *, session: bool) -> None:
@@ -77,7 +62,7 @@ class ForkServerHandle:
         sessions.kill_orphans(lambda mark: mark.startswith(f"{self._directory}:"))
         return exit_code
 
-    def _say(self, message: StartWorker | EndWorker, descriptors: tuple[int, ...] = ()) -> None:
+    def _say(self, message: Begin | StartWorker | EndWorker, descriptors: tuple[int, ...] = ()) -> None:
         try:
             fork_channel.say(self._channel, message, descriptors)
         except (BrokenPipeError, ConnectionResetError):

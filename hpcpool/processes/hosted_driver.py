@@ -12,9 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from hpcpool.config import NodePool
 from hpcpool.processes.event_loop import wake_up_pipe
-from hpcpool.providers import LocalProvider
 from hpcpool.providers.base import BlockRequest, JobState, JobStatus
 
 
@@ -32,13 +30,6 @@ class Unhost(NamedTuple):
     block: str
     #: Do not wait for its workers.
     force: bool
-
-
-def is_hosted(pool: NodePool) -> bool:
-    """Say whether the blocks of a pool need no process of their own: there is only one at a time, and it is here."""
-    if not isinstance(pool.provider, LocalProvider) or pool.prepares_nodes:
-        return False
-    return not pool.provider.own_process and pool.max_blocks == 1
 
 
 class HostedDriver:

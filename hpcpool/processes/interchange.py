@@ -93,8 +93,8 @@ _VANISH_S = 2.0
 
 
 def main(argv: list[str]) -> None:
-    """Serve a client: run directory, and three descriptors: the client's stream, the user's stderr, the census."""
-    directory, client, user_stderr, census = argv
+    """Serve a client: run directory; its stream, the user's stderr and the census (descriptors); is a node hosted?"""
+    directory, client, user_stderr, census, _ = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
     spare_the_collector()

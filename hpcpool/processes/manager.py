@@ -35,7 +35,6 @@ from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
 from hpcpool.wire import segments
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
-from hpcpool.wire.link import is_announced
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -227,9 +226,7 @@ class Manager:
 
     def _arrive(self, arrived: list[tuple[int, float]], widths: dict[int, int]) -> list[tuple[int, float]]:
         if arrived and self._node is not None:
-            # What is announced only (see `wire.link`) cannot be taken back, so it must not wait behind another task.
-            alone = [task for task, _ in arrived if is_announced(*self._tasks[task])]
-            self._obey(self._node.arrived(arrived, time.monotonic(), alone, widths))
+            self._obey(self._node.arrived(arrived, time.monotonic(), widths))
         return []
 
     def _on_message(self, message: ToManager) -> None:
@@ -296,15 +293,18 @@ class Manager:
     # -- orders of the node --
 
     def _obey(self, given: list[orders.Order]) -> None:
+        to_send: set[WorkerHandle] = set()
         for order in given:
             if self._leaving and not isinstance(order, orders.Ended):
                 continue  # the fork server may be gone, and its workers with it
             if type(order) is orders.Give:  # nearly all of them
                 handle = self._workers[order.worker]
-                if handle.give(*self._tasks[order.task]):
-                    handle.watch_writes(self._loop)
+                handle.give(*self._tasks[order.task])
+                to_send.add(handle)
             else:
                 self._obey_one(order)
+        for handle in to_send:
+            handle.send(self._loop)
 
     def _obey_one(self, order: orders.Order) -> None:
         match order:
@@ -331,7 +331,8 @@ class Manager:
         handle = self._workers.get(number)
         if handle is None:
             return
-        self._obey(self._node.taken_back(number, handle.take_back(), time.monotonic()))
+        tasks = self._node.newest_of(number, handle.take_back())
+        self._obey(self._node.taken_back(number, tasks, time.monotonic()))
 
     def _report_end(self, task: int, reason: orders.End) -> None:
         if self._tasks.pop(task, None) is not None:
@@ -358,8 +359,7 @@ class Manager:
 
     def _on_link(self, handle: WorkerHandle, events: int) -> None:
         if events & WRITE:
-            handle.write_link()
-            handle.watch_writes(self._loop)
+            handle.has_room(self._loop)
         if events & READ and not self._read_outcomes(handle):
             handle.link_open = False
             self._loop.remove(handle.link)
@@ -431,7 +431,7 @@ class Manager:
 
     def _forget_worker(self, handle: WorkerHandle) -> None:
         del self._workers[handle.number]
-        for channel in (handle.link, handle.calls, handle.stderr):
+        for channel in (handle.link, handle.stderr):
             self._loop.remove(channel)
         handle.close()
 
@@ -440,7 +440,7 @@ class Manager:
         handle = self._workers[message.worker]
         self._take_outcomes(handle, handle.drain_outcomes())
         self._relay.pass_on(handle.drain_stderr())
-        unread = handle.take_back(dead=True)
+        unread = self._node.newest_of(message.worker, handle.take_back())
         next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         self._forget_worker(handle)
         if message.exit_code:

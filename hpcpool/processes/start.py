@@ -13,11 +13,21 @@ def _run() -> None:
     # Whatever the user's program has blocked or ignored, which an exec keeps: the ends of children must be heard of.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # This copy of the package, also where another one is installed: all processes of a pool must speak alike.
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.insert(0, root)
+    import hpcpool  # noqa: F401
+
+    del sys.path[0]
     if root not in sys.path:
         sys.path.append(root)
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role == "interchange":
+        census, hosts_node = sys.argv[-2:]
+        if hosts_node == "True":  # the fork server of that node may as well load its modules now
+            from hpcpool.processes.fork_server_process import start_ahead
+
+            start_ahead(int(census))
         from hpcpool.processes.interchange import main
     elif role == "manager":
         from hpcpool.processes.manager_process import main

@@ -1,6 +1,6 @@
 """A worker: one process that runs one call at a time, in its main thread. It opens no socket of its own.
 
-It reads calls from the two channels that its manager gave it (see `wire.link`), and ends when they are closed.
+It reads tasks from the two channels that its manager gave it (see `wire.link`), and ends when they are closed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import logging
 import os
 import pickle
 import resource
-import select
 import signal
 import socket
 import sys
@@ -27,7 +26,7 @@ from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions
 from hpcpool.wire.failures import forget_frames, pickle_failure
 from hpcpool.wire.importable import find
-from hpcpool.wire.link import read_call, write_outcome
+from hpcpool.wire.link import TaskReader, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
 from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
 from hpcpool.wire.payload import install_main, pickle_value, unpickle_call
@@ -49,8 +48,8 @@ _NO_KWARGS: dict[str, Any] = {}
 
 def main(argv: list[str]) -> None:
     """Run as a fresh process (start method "spawn"): number, node directory, and the two inherited descriptors."""
-    number, node_directory, calls, link = argv
-    serve(int(number), node_directory, socket.socket(fileno=int(calls)), socket.socket(fileno=int(link)))
+    number, node_directory, permits, link = argv
+    serve(int(number), node_directory, int(permits), socket.socket(fileno=int(link)))
 
 
 def mark(node_directory: str, number: int) -> str:
@@ -58,13 +57,13 @@ def mark(node_directory: str, number: int) -> str:
     return f"{node_directory}:{number}"
 
 
-def serve(number: int, node_directory: str, calls: socket.socket, link: socket.socket) -> None:
+def serve(number: int, node_directory: str, permits: int, link: socket.socket) -> None:
     """Run calls until the manager closes the channel; never returns."""
     faulthandler.enable()
     os.environ[MARK] = mark(node_directory, number)
     try:
         if _prepare(number, node_directory, link):
-            _run_calls(calls, link, _store(number, node_directory))
+            _run_calls(permits, link, _store(number, node_directory))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(1)  # the manager is gone, and whoever watches over it ends us anyway
     _leave()
@@ -126,12 +125,11 @@ def _path_on_another_host(client_path: tuple[str, ...]) -> list[str]:
     return shared + [entry for entry in sys.path if entry not in shared]
 
 
-def _run_calls(calls: socket.socket, link: socket.socket, store: SegmentStore | None) -> None:
+def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) -> None:
     me = os.getpid()
     used, unaccounted_s = resource.getrusage(resource.RUSAGE_SELF), 0.0
-    waiting = select.poll()
-    waiting.register(calls, select.POLLIN)
-    while (received := read_call(calls, link, waiting)) is not None:
+    tasks = TaskReader(permits, link)
+    while (received := tasks.next()) is not None:
         started_at, start = time.time(), time.perf_counter()
         outcome, packed = _run(*received, store)
         if (pid := os.getpid()) != me:

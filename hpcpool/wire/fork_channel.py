@@ -7,8 +7,6 @@ from typing import Any
 
 import msgspec
 
-from hpcpool.wire.link import CALLS_TYPE
-
 #: The longest message; all are far below. A worker's environment may name the thousands of nodes that its call has.
 _BYTES = 128 * 1024
 
@@ -17,8 +15,19 @@ class _Struct(msgspec.Struct, array_like=True):
     pass
 
 
+class Begin(_Struct, tag=6):
+    """The first message: serve this node."""
+
+    #: The node's.
+    directory: str
+    #: How workers are started.
+    start_method: str
+    #: Where stderr goes; "": where it goes.
+    log_path: str
+
+
 class StartWorker(_Struct, tag=1):
-    """Start a worker; its ends of *calls*, of the link and of its stderr pipe come alongside."""
+    """Start a worker; its ends of the permits' pipe, of the link and of its stderr pipe come alongside."""
 
     worker: int
     #: The cores that it is bound to; (): it is not.
@@ -59,17 +68,12 @@ class WorkerNotStarted(_Struct, tag=5):
     reason: str
 
 
-ToForkServer = StartWorker | EndWorker
+ToForkServer = Begin | StartWorker | EndWorker
 ToManager = WorkerStarted | WorkerEnded | WorkerNotStarted
 
 _encode = msgspec.msgpack.Encoder().encode
 _to_fork_server = msgspec.msgpack.Decoder(ToForkServer)
 _to_manager = msgspec.msgpack.Decoder(ToManager)
-
-
-def channel() -> tuple[socket.socket, socket.socket]:
-    """Return both ends of a new channel: the manager's, and the fork server's."""
-    return socket.socketpair(socket.AF_UNIX, CALLS_TYPE)
 
 
 def say(end: socket.socket, message: Any, descriptors: tuple[int, ...] = ()) -> None:

@@ -1,49 +1,51 @@
 """The two channels between a manager and one worker, and how messages lie on them.
 
-*calls* is a message-preserving socket: each message is one encoded `Task`. The manager keeps a duplicate of the
-worker's end, so it can take back what the worker has not read yet: the kernel gives each message to exactly one of
-them. *link* is a byte stream: outcomes up, and the large frames of a task down (behind a task that has frames, which
-is only ever sent to an idle worker).
+*link* is a byte stream, with tasks down and outcomes up. *permits* is a pipe: behind each task on the link goes its
+number (how many were sent before it) on this pipe, and a worker runs a task when it has read its number. The manager
+keeps a duplicate of the worker's end, so it can take back what the worker has not begun: the kernel gives each number
+to exactly one of them. A task whose number never comes is passed over.
 """
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
-import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hpcpool.wire.messages import Outcome, Task, decode_outcome, decode_task, encode_one
+from hpcpool.wire.messages import Outcome, Task, deal_frames, decode_outcome, decode_tasks, encode, encode_one
 
-#: macOS has no SEQPACKET for local sockets; its datagram sockets preserve messages, too.
-CALLS_TYPE = socket.SOCK_DGRAM if sys.platform == "darwin" else socket.SOCK_SEQPACKET
-#: Longer messages go over the link: a local socket refuses what is near its buffer size (208 KiB by default).
-CALLS_BYTES = 64 * 1024
-#: Says that the next task comes over the link; no encoded task is one byte long.
-ANNOUNCEMENT = b"\x01"
-#: More than all of a task but its data and layout.
-_HEADER_BYTES = 4096
-#: How much a manager reads from a link at once.
+#: How much is read from a link at once.
 READ_BYTES = 256 * 1024
 _SIZES = struct.Struct("!IQ")  # bytes of the header, bytes of all frames
 _FRAME = struct.Struct("!Q")
+#: A permit. Reads and writes of whole ones never tear: the kernel does each as one (pipe(7), below PIPE_BUF bytes).
+_PERMIT = struct.Struct("=Q")
+#: More than are ever on their way to one worker.
+_PERMITS_BYTES = 4096
 _NO_FRAMES: list[bytes] = []
+
+# -- outcomes ---------------------------------------------------------------------------------------------------------
 
 
 def write_outcome(link: socket.socket, outcome: Outcome, frames: Sequence[Any]) -> None:
     """Send one outcome and its frames up the link; returns when the kernel has taken everything."""
-    header = encode_one(outcome)
+    for piece in _pieces(encode_one(outcome), frames):
+        link.sendall(piece)
+
+
+def _pieces(header: bytes, frames: Sequence[Any]) -> list[Any]:
+    """Return what must be written one after the other."""
     if not frames:
-        link.sendall(_SIZES.pack(len(header), 0) + header)
-        return
+        return [_SIZES.pack(len(header), 0) + header]
     views = [memoryview(frame).cast("B") for frame in frames]
-    total = sum(view.nbytes + _FRAME.size for view in views)
-    link.sendall(_SIZES.pack(len(header), total) + header)
+    pieces: list[Any] = [_SIZES.pack(len(header), sum(view.nbytes + _FRAME.size for view in views)) + header]
     for view in views:
-        link.sendall(_FRAME.pack(view.nbytes))
-        link.sendall(view)
+        pieces += [_FRAME.pack(view.nbytes), view]
+    return pieces
 
 
 class OutcomeReader:
@@ -84,56 +86,86 @@ def _cut_frames(view: memoryview, position: int, end: int) -> Iterator[bytes]:
         position += size
 
 
-def is_announced(task: Task, frames: Sequence[Any]) -> bool:
-    """Say whether a task may be too much for *calls*, so that it goes over the link."""
-    return bool(frames) or len(task.data) + 5 * len(task.layout) > CALLS_BYTES - _HEADER_BYTES
+# -- tasks ------------------------------------------------------------------------------------------------------------
 
 
-def encode_call(task: Task, frames: Sequence[Any]) -> tuple[bytes, list[Any]]:
-    """Return the message for *calls* and what must follow on the link, in order.
-
-    A task with frames, or one that is too long for the socket, is only announced; all of it follows on the link.
-    """
-    message = encode_one(task)
-    if not is_announced(task, frames):
-        return message, []
-    following: list[Any] = []
-    for piece in (message, *frames):
-        view = memoryview(piece).cast("B")
-        following += [_FRAME.pack(view.nbytes), view]
-    return ANNOUNCEMENT, following
+def encode_tasks(tasks: Sequence[Task], frames: Sequence[Any]) -> list[Any]:
+    """Return the pieces of a batch of tasks and their frames, to be written down the link one after the other."""
+    return _pieces(encode(tasks), frames)
 
 
-def read_call(calls: socket.socket, link: socket.socket, waiting: select.poll) -> tuple[Task, list[bytearray]] | None:
-    """Wait for the next call and its frames; None when the manager has closed the channel.
+def permits_for(first: int, count: int) -> bytes:
+    """Return the permits for so many tasks, the first of which has this number; to be written in one piece."""
+    return b"".join(map(_PERMIT.pack, range(first, first + count)))
 
-    `waiting` is a poll object with `calls` registered.
-    """
-    # A process that waits in recv() takes what arrives in the moment it is killed, and the call would count as the one
-    # that it ran. So wait without taking, and take only what is there.
+
+def take_permits(permits: int) -> int:
+    """Take all permits that are on the pipe; returns how many. The end of the pipe does not block."""
+    count = 0
     try:
-        message = calls.recv(CALLS_BYTES, socket.MSG_DONTWAIT)
+        while data := os.read(permits, _PERMITS_BYTES):
+            count += len(data) // _PERMIT.size
     except BlockingIOError:
-        waiting.poll()
-        message = calls.recv(CALLS_BYTES)
-    if not message:
-        return None
-    if message != ANNOUNCEMENT:
-        return decode_task(message), []
-    task = decode_task(_read_frame(link))
-    return task, [_read_frame(link) for _ in range(task.frames)]
+        pass
+    return count
 
 
-def _read_frame(link: socket.socket) -> bytearray:
-    return _read_exactly(link, _FRAME.unpack(_read_exactly(link, _FRAME.size))[0])
+class TaskReader:
+    """The worker's end: reads the tasks that it may run.
 
+    Args:
+        permits: the end of the pipe; it does not block.
+        link: it does.
+    """
 
-def _read_exactly(link: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view, position = memoryview(data), 0
-    while position < size:
-        count = link.recv_into(view[position:])
-        if not count:
-            raise EOFError("the manager has gone")
-        position += count
-    return data
+    def __init__(self, permits: int, link: socket.socket) -> None:
+        self._permits = permits
+        self._link = link
+        self._waiting = select.poll()
+        self._waiting.register(permits, select.POLLIN)
+        self._buffer = bytearray()
+        #: Tasks that have been read, and the number of the first of them.
+        self._tasks: deque[tuple[Task, list[Any]]] = deque()
+        self._next = 0
+
+    def next(self) -> tuple[Task, list[Any]] | None:
+        """Wait for the next task and its frames; None when there will be none. `EOFError`: the manager has gone."""
+        # A process that waits in read() takes what arrives in the moment it is killed, and the task would count as the
+        # one that it ran. So wait without taking, and take only what is there.
+        while True:
+            try:
+                permit = os.read(self._permits, _PERMIT.size)
+            except BlockingIOError:
+                self._waiting.poll()
+                continue
+            return self._numbered(_PERMIT.unpack(permit)[0]) if permit else None
+
+    def _numbered(self, number: int) -> tuple[Task, list[Any]]:
+        while True:
+            if not self._tasks:
+                self._tasks.extend(self._read_batch())
+            task = self._tasks.popleft()
+            self._next += 1
+            if self._next > number:  # those before it were taken back
+                return task
+
+    def _read_batch(self) -> list[tuple[Task, list[Any]]]:
+        header_bytes, frame_bytes = _SIZES.unpack(self._take(_SIZES.size))
+        tasks = decode_tasks(self._take(header_bytes))
+        frames = []
+        while frame_bytes:
+            frames.append(self._take(*_FRAME.unpack(self._take(_FRAME.size))))
+            frame_bytes -= _FRAME.size + len(frames[-1])
+        return deal_frames(tasks, frames)
+
+    def _take(self, size: int) -> bytearray:
+        """Return so many bytes of the link."""
+        buffer = self._buffer
+        while len(buffer) < size:
+            data = self._link.recv(max(READ_BYTES, size - len(buffer)))
+            if not data:
+                raise EOFError("the manager has gone")
+            buffer += data
+        taken = buffer[:size]
+        del buffer[:size]
+        return taken

@@ -403,7 +403,7 @@ to_client: Codec[ToClient] = Codec(ToClient)
 from_manager: Codec[FromManager] = Codec(FromManager)
 to_manager: Codec[ToManager] = Codec(ToManager)
 
-_task_decoder = msgspec.msgpack.Decoder(Task)
+_tasks_decoder = msgspec.msgpack.Decoder(list[Task])
 _outcome_decoder = msgspec.msgpack.Decoder(Outcome)
 
 
@@ -417,9 +417,9 @@ def encode_one(message: Struct) -> bytes:
     return _encode(message)
 
 
-def decode_task(data: Frame) -> Task:
-    """Return a task from a worker's channel."""
-    return _task_decoder.decode(data)
+def decode_tasks(data: Frame) -> list[Task]:
+    """Return a batch of tasks from a worker's link."""
+    return _tasks_decoder.decode(data)
 
 
 def decode_outcome(data: Frame) -> Outcome:

@@ -42,7 +42,6 @@ class Fate:
     task: int
     run_s: float
     timeout_s: float = 0.0
-    alone: bool = False
     #: How many slots it takes, with a worker of its own; 0: it runs in any worker.
     width: int = 0
     #: It kills its worker in the middle.
@@ -111,9 +110,8 @@ class SimulatedNode:
             assert fate.task not in self.here
             self.fates[fate.task] = fate
             self.here.add(fate.task)
-        alone = [fate.task for fate in new if fate.alone]
         widths = {fate.task: fate.width for fate in new if fate.width}
-        self.obey(self.node.arrived([(fate.task, fate.timeout_s) for fate in new], self.now, alone, widths))
+        self.obey(self.node.arrived([(fate.task, fate.timeout_s) for fate in new], self.now, widths))
         self.judge()
 
     def cancel(self, task: int) -> None:
@@ -138,7 +136,7 @@ class SimulatedNode:
         self.obey(self.node.withdraw())
         given_up, orders = self.node.withdrawn(keep, self.now)
         assert all(task > keep for task in given_up)
-        assert not any(self._takeable(worker) for worker in self.workers.values()), "a task was not withdrawn"
+        assert not any(worker.unread for worker in self.workers.values()), "a task was not withdrawn"
         for task in given_up:
             self._end(task, "withdrawn")
             self.here.discard(task)
@@ -244,7 +242,6 @@ class SimulatedNode:
         assert worker.ready, "given to a worker that is not ready"
         assert not worker.doomed, "given to a worker that is being ended"
         assert not worker.retired, "given to a worker that leaves"
-        assert not fate.alone or worker.is_idle, "a large task behind another one"
         assert worker.own == (task if fate.width else None), "in another one's worker"
         worker.unread.append(task)
         if worker.running is None:
@@ -297,13 +294,10 @@ class SimulatedNode:
     def _take_back(self, number: int) -> None:
         worker = self.workers.get(number)
         if worker is not None:
-            unread = self._takeable(worker)
-            worker.unread = deque(task for task in worker.unread if self.fates[task].alone)
+            unread, worker.unread = list(worker.unread), deque()
+            assert self.node.newest_of(number, len(unread)) == unread
             self.obey(self.node.taken_back(number, unread, self.now))
             self._forget_ended()
-
-    def _takeable(self, worker: FakeWorker) -> list[int]:
-        return [task for task in worker.unread if not self.fates[task].alone]
 
     def _retire(self, worker: FakeWorker) -> None:
         assert worker.is_idle, "told to leave with work in hand"
@@ -395,7 +389,7 @@ class SimulatedNode:
         assert node._wide.blocked == {slot for worker in workers if worker.is_wide for slot in worker.slots}
         claimed = sum(self.fates[task].width for task in node._wide.queue)
         assert node._wide.narrow == self.slots - len(node._wide.blocked) - claimed
-        assert node._timeouts.keys() | node._alone | node._dropped <= here
+        assert node._timeouts.keys() | node._dropped <= here
         usable_is_up = any(worker.ready and worker.usable for worker in workers)
         assert not (usable_is_up and node._spent), "a spent worker is kept"
 
@@ -405,7 +399,7 @@ class SimulatedNode:
         if worker.doomed:
             return
         if age_s > LONG_S:
-            assert all(self.fates[task].alone for task in worker.unread), "a task waits behind a long one"
+            assert not worker.unread, "a task waits behind a long one"
         if age_s > STARTED_S and not fate.is_over:
             assert fate.reports == 1, "a running task was not reported once"
         assert not fate.timeout_s or age_s <= fate.timeout_s, "a task runs beyond its time"

@@ -196,11 +196,10 @@ def test_a_task_that_could_not_be_taken_back_begins_when_those_before_it_are_gon
     assert node.tick(5.0281) == [ReportStarted([Run(2, 1, 5.008)])]
 
 
-def test_a_large_task_is_never_put_behind_another():
-    node = ready_node(2, mean_s=0.0001)
-    assert node.arrived([(1, 0.0), (2, 0.0), (3, 0.0), (4, 0.0)], 0.0, alone=[3]) == [Give(1, 1), Give(2, 2)]
-    node.finished(2, 2, 0.0001, 0.0)
-    assert node.refill(0.0) == [Give(2, 3), Give(1, 4)]
+def test_the_newest_tasks_of_a_worker_are_those_that_it_was_given_last():
+    node = ready_node(1, mean_s=0.001)
+    arrive(node, 1, 2, 3)
+    assert [node.newest_of(1, count) for count in range(3)] == [[], [3], [2, 3]]
 
 
 # -- reporting, time limits
@@ -653,7 +652,6 @@ class NodeMachine(RuleBasedStateMachine):
                     self.next_task,
                     run_s,
                     timeout_s=self.random.choice([0.001, 0.03, 0.5]) if chance() < 0.1 else 0.0,
-                    alone=chance() < 0.1,
                     crashes=chance() < 0.03,
                 )
             )
@@ -699,7 +697,7 @@ class NodeMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def tasks_that_ended_come_again(self, data):
         again = [
-            Fate(fate.task, fate.run_s, fate.timeout_s, fate.alone)
+            Fate(fate.task, fate.run_s, fate.timeout_s)
             for fate in self.sim.fates.values()
             if fate.task not in self.sim.here and fate.ends != ["cancelled"] and not fate.width
         ]

@@ -11,7 +11,8 @@ from typing import ClassVar
 import pytest
 
 from hpcpool import NodePool
-from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost, is_hosted
+from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost
+from hpcpool.processes.hosting import is_hosted
 from hpcpool.providers import BlockRequest, JobState, JobStatus, LocalProvider
 
 ENDED = JobStatus(JobState.ENDED, reason="ended")

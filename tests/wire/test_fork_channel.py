@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
+from hpcpool.processes.fork_server_process import CHANNEL_TYPE
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import EndWorker, StartWorker, WorkerEnded, WorkerStarted
 
 
 @pytest.fixture
 def ends():
-    manager, fork_server = fork_channel.channel()
+    manager, fork_server = socket.socketpair(socket.AF_UNIX, CHANNEL_TYPE)
     with manager, fork_server:
         yield manager, fork_server
 
@@ -58,7 +60,7 @@ def test_the_end_of_the_other_side_is_heard(ends):
     manager, fork_server = ends
     fork_server.close()
     assert fork_channel.hear_as_manager(manager) is None
-    manager, fork_server = fork_channel.channel()
+    manager, fork_server = socket.socketpair(socket.AF_UNIX, CHANNEL_TYPE)
     with fork_server:
         manager.close()
         assert fork_channel.hear_as_fork_server(fork_server) is None

@@ -1,25 +1,17 @@
 from __future__ import annotations
 
+import contextlib
+import os
 import random
-import select
-import socket
+import threading
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcpool.wire.link import (
-    ANNOUNCEMENT,
-    CALLS_BYTES,
-    CALLS_TYPE,
-    OutcomeReader,
-    encode_call,
-    is_announced,
-    read_call,
-    write_outcome,
-)
-from hpcpool.wire.messages import Crash, Outcome, Task, decode_task
+from hpcpool.wire.link import OutcomeReader, TaskReader, encode_tasks, permits_for, take_permits, write_outcome
+from hpcpool.wire.messages import Crash, Outcome, Task
 
 
 class Pipe:
@@ -32,11 +24,10 @@ class Pipe:
     def sendall(self, data: Any) -> None:
         self.data += memoryview(data).cast("B")
 
-    def recv_into(self, view: memoryview) -> int:
-        size = min(len(view), len(self.data), self._piece)
-        view[:size] = self.data[:size]
-        del self.data[:size]
-        return size
+    def recv(self, most: int) -> bytes:
+        data = bytes(self.data[: min(most, self._piece)])
+        del self.data[: len(data)]
+        return data
 
 
 OUTCOMES = st.lists(
@@ -88,101 +79,124 @@ def test_frames_may_be_any_buffers_and_large():
     assert arrived == [b"a", bytes(1_000_000), b""]
 
 
-# -- calls
+# -- tasks
+
+TASKS = st.lists(
+    st.lists(
+        st.tuples(
+            st.builds(
+                Task,
+                st.integers(0, 2**63),
+                st.binary(max_size=300),
+                layout=st.lists(st.integers(-1, 2**20), max_size=4).map(tuple),
+            ),
+            st.lists(st.binary(max_size=200), max_size=3),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    max_size=4,
+)
+
+
+class Manager:
+    """The manager's end of a link and of its permits, and the worker's reader."""
+
+    def __init__(self, piece: int = 1 << 30) -> None:
+        self.link = Pipe(piece)
+        self.permits, self.permit = os.pipe()
+        os.set_blocking(self.permits, False)
+        self.reader = TaskReader(self.permits, self.link)  # type: ignore[arg-type]
+        self.sent = 0
+
+    def send(self, *batch: tuple[Task, list[Any]]) -> None:
+        tasks = [task for task, _ in batch]
+        for task, frames in batch:
+            task.frames = len(frames)
+        for piece in encode_tasks(tasks, [frame for _, frames in batch for frame in frames]):
+            self.link.sendall(piece)
+        os.write(self.permit, permits_for(self.sent, len(tasks)))
+        self.sent += len(tasks)
+
+    def read(self) -> int:
+        read = self.reader.next()
+        assert read is not None
+        return read[0].id
 
 
 @pytest.fixture
-def calls():
-    """The manager's and the worker's end, and a poll object with the latter."""
-    manager, worker = socket.socketpair(socket.AF_UNIX, CALLS_TYPE)
-    waiting = select.poll()
-    waiting.register(worker, select.POLLIN)
-    with manager, worker:
-        yield manager, worker, waiting
+def manager():
+    manager = Manager()
+    yield manager
+    os.close(manager.permits)
+    with contextlib.suppress(OSError):  # the test has closed it
+        os.close(manager.permit)
 
 
-def give(manager: socket.socket, link: Pipe, task: Task, frames: list[Any]) -> bytes:
-    message, following = encode_call(task, frames)
-    for piece in following:
-        link.sendall(piece)
-    manager.send(message)
-    return message
+@given(batches=TASKS, piece=st.sampled_from([1, 7, 1000, 1 << 30]))
+def test_tasks_arrive_in_whatever_batches_and_pieces_they_come(batches, piece):
+    manager = Manager(piece)
+    try:
+        for batch in batches:
+            manager.send(*batch)
+        assert [manager.reader.next() for batch in batches for _ in batch] == [
+            task for batch in batches for task in batch
+        ]
+    finally:
+        os.close(manager.permits)
+        os.close(manager.permit)
 
 
-def test_small_calls_are_messages_of_their_own(calls):
-    manager, worker, waiting = calls
-    link = Pipe()
-    tasks = [Task(number, b"data", (1, 4), blobs=(b"key",)) for number in range(5)]
-    for task in tasks:
-        assert decode_task(give(manager, link, task, [])) == task
-    assert not link.data
-    assert [read_call(worker, link, waiting) for _ in tasks] == [(task, []) for task in tasks]  # type: ignore[arg-type]
+def test_a_task_of_any_size_arrives(manager):
+    frames = [b"a" * 3_000_000, bytearray(b"b"), memoryview(b"")]
+    manager.send((Task(1, b"x" * 1_000_000, (10_000,) * 13_000), frames), (Task(2, b""), []))
+    task, arrived = manager.reader.next()
+    assert (len(task.data), arrived) == (1_000_000, frames)
+    assert all(type(frame) is bytearray for frame in arrived)
+    assert manager.read() == 2
 
 
-@pytest.mark.parametrize("piece", [1000, 1 << 30])
-def test_calls_with_frames_are_announced_and_come_over_the_link(calls, piece):
-    manager, worker, waiting = calls
-    link = Pipe(piece)
-    frames = [b"a" * 100_000, bytearray(b"b"), memoryview(b"")]
-    task = Task(1, b"x" * 10, frames=3)
-    assert give(manager, link, task, frames) == ANNOUNCEMENT
-    give(manager, link, Task(2, b""), [])
-    arrived = read_call(worker, link, waiting)  # type: ignore[arg-type]
-    assert arrived == (task, frames)
-    assert all(type(frame) is bytearray for frame in arrived[1])
-    assert read_call(worker, link, waiting) == (Task(2, b""), [])  # type: ignore[arg-type]
+def test_what_was_not_begun_can_be_taken_back_and_is_passed_over(manager):
+    manager.send(*((Task(number, b""), []) for number in range(4)))
+    manager.send((Task(4, b"", frames=1), [b"frame"]))
+    assert manager.read() == 0
+    assert take_permits(manager.permits) == 4
+    assert take_permits(manager.permits) == 0
+    manager.send((Task(10, b""), []), (Task(11, b""), []))
+    assert [manager.read(), manager.read()] == [10, 11]
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        Task(1, b"x" * CALLS_BYTES),
-        Task(1, b"x" * (CALLS_BYTES - 4200)),
-        Task(1, b"x" * (CALLS_BYTES - 4096)),
-        Task(1, b"", (10_000,) * 13_000),
-        Task(2**63, b"", blobs=(b"k" * 16,) * 10, priority=-(2**60), timeout_s=1e300, crash_limit=2**60),
-    ],
-    ids=["data", "less data", "at the limit", "layout", "the rest"],
-)
-def test_a_call_of_any_size_arrives(calls, task):
-    manager, worker, waiting = calls
-    link = Pipe()
-    message = give(manager, link, task, [])
-    assert len(message) <= CALLS_BYTES
-    assert (message == ANNOUNCEMENT) == is_announced(task, [])
-    assert read_call(worker, link, waiting) == (task, [])  # type: ignore[arg-type]
+def test_each_task_goes_to_exactly_one_of_worker_and_manager(manager):
+    """However the two race for it."""
+    total, read, taken = 2000, [], []
+    for number in range(total):
+        manager.send((Task(number, b""), []))
+    worker = threading.Thread(target=lambda: read.extend(iter(manager.reader.next, None)))
+    worker.start()
+    while len(read) + sum(taken) < total:
+        taken.append(take_permits(manager.permits))
+    os.close(manager.permit)
+    worker.join()
+    assert [task.id for task, _ in read] == sorted({task.id for task, _ in read})
+    assert len(read) + sum(taken) == total
 
 
-@given(st.builds(Task, st.integers(0, 2**63), st.binary(max_size=5), st.lists(st.integers(-1, 2**20)).map(tuple)))
-def test_no_call_looks_like_an_announcement(task):
-    message, _ = encode_call(task, [])
-    assert message != ANNOUNCEMENT
+def test_closed_permits_are_the_end_but_only_behind_the_last_task(manager):
+    manager.send((Task(1, b""), []))
+    os.close(manager.permit)
+    assert manager.read() == 1
+    assert manager.reader.next() is None
 
 
-def test_what_was_not_read_can_be_taken_back(calls):
-    manager, worker, waiting = calls
-    with worker.dup() as managers_copy:
-        for number in range(4):
-            give(manager, Pipe(), Task(number, b""), [])
-        assert read_call(worker, Pipe(), waiting)[0].id == 0  # type: ignore[arg-type, index]
-        taken = [decode_task(managers_copy.recv(CALLS_BYTES, socket.MSG_DONTWAIT)).id for _ in range(3)]
-        assert taken == [1, 2, 3]
-        with pytest.raises(BlockingIOError):
-            worker.recv(CALLS_BYTES, socket.MSG_DONTWAIT)
+def test_a_worker_waits_for_a_task(manager):
+    sender = threading.Timer(0.05, lambda: manager.send((Task(1, b""), [])))
+    sender.start()
+    assert manager.read() == 1
+    sender.join()
 
 
-def test_a_closed_channel_is_the_end_but_only_behind_the_last_call(calls):
-    manager, worker, waiting = calls
-    give(manager, Pipe(), Task(1, b""), [])
-    manager.shutdown(socket.SHUT_WR)
-    assert read_call(worker, Pipe(), waiting) == (Task(1, b""), [])  # type: ignore[arg-type]
-    assert read_call(worker, Pipe(), waiting) is None  # type: ignore[arg-type]
-
-
-def test_a_link_that_ends_in_the_middle_of_a_call_is_the_managers_end(calls):
-    manager, worker, waiting = calls
-    link = Pipe()
-    give(manager, link, Task(1, b"", frames=1), [b"x" * 1000])
-    del link.data[-1:]
+def test_a_link_that_ends_in_the_middle_of_a_task_is_the_managers_end(manager):
+    manager.send((Task(1, b""), [b"x" * 1000]))
+    del manager.link.data[-1:]
     with pytest.raises(EOFError, match="the manager has gone"):
-        read_call(worker, link, waiting)  # type: ignore[arg-type]
+        manager.reader.next()

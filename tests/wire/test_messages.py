@@ -29,7 +29,7 @@ from hpcpool.wire.messages import (
     Warn,
     deal_frames,
     decode_outcome,
-    decode_task,
+    decode_tasks,
     encode,
     encode_one,
     from_client,
@@ -97,7 +97,7 @@ def test_a_batch_arrives_as_it_was_sent(direction, data):
 
 @given(any_of(Task))
 def test_a_task_arrives_alone(task):
-    assert decode_task(encode_one(task)) == task
+    assert decode_tasks(encode([task])) == [task]
 
 
 @given(any_of(Outcome))

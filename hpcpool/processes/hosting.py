@@ -1,0 +1,13 @@
+"""Which blocks need no process of their own."""
+
+from __future__ import annotations
+
+from hpcpool.config import NodePool
+from hpcpool.providers import LocalProvider
+
+
+def is_hosted(pool: NodePool) -> bool:
+    """Say whether the blocks of a pool run on the interchange's own loop: there is one at a time, on this machine."""
+    if not isinstance(pool.provider, LocalProvider) or pool.prepares_nodes:
+        return False
+    return not pool.provider.own_process and pool.max_blocks == 1

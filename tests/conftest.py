@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.pop("HPCPOOL_CONFIG", None)
 
 
+def pytest_collection_finish() -> None:
+    """Thousands of tests are a million objects that stay: a test that collects garbage need not wade through them."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def temporary_directory() -> Path:
     """The directory where this run's processes put their temporary files. Short: a socket's path has 107 bytes."""

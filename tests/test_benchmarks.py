@@ -312,6 +312,7 @@ def test_a_limit_of_open_files_is_named_before_anything_starts(
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_simulated_managers_serve_a_real_executor(tmp_path: Path) -> None:
     files = {kind: tmp_path / f"scale.{kind}" for kind in ("json", "png")}
     command = [sys.executable, "-m", "benchmarks.scale", "--managers", "1", "20", "--tasks", "500", "--rounds", "1"]
@@ -328,6 +329,7 @@ def test_simulated_managers_serve_a_real_executor(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_a_quick_run_measures_and_writes_the_json(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--peers", "processpool", "--work", "start", "submit"]
@@ -341,6 +343,7 @@ def test_a_quick_run_measures_and_writes_the_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_a_trial_that_takes_too_long_is_a_failure() -> None:
     result = trial.run(Trial(0, "idle", "processpool"), trial.Limits(workers=2, timeout_s=0.5, is_quick=True))
     assert isinstance(result.outcome, Failed)
@@ -348,6 +351,7 @@ def test_a_trial_that_takes_too_long_is_a_failure() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_a_trial_that_breaks_says_why() -> None:
     result = trial.run(Trial(0, "submit", "processpool"), trial.Limits(workers=0, timeout_s=30.0, is_quick=True))
     assert isinstance(result.outcome, Failed)
@@ -355,6 +359,7 @@ def test_a_trial_that_breaks_says_why() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_what_a_trial_left_behind_is_found_by_its_mark_and_killed() -> None:
     mark = uuid.uuid4().hex
     # Its parent leaves at once, so that it is no longer below this process.

@@ -17,6 +17,8 @@ from hpcpool.launchers import SingleNodeLauncher, SrunLauncher
 from hpcpool.processes.start_command import start_command
 from tests.stand_ins import StandIns
 
+pytestmark = pytest.mark.once
+
 GOLDEN = Path(__file__).parent / "data"
 ROOT = str(Path(module.__file__).parent.parent)
 

@@ -75,6 +75,7 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.live
+@pytest.mark.once
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_examples_of_a_page_run(path, tmp_path):
     page = read_page(path.read_text(encoding="utf-8"))
@@ -90,6 +91,7 @@ def test_the_examples_of_a_page_run(path, tmp_path):
 
 
 @pytest.mark.live
+@pytest.mark.once
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_in_docstrings_run(name):
     try:

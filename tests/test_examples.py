@@ -37,6 +37,7 @@ def run_survey(folder: Path, *arguments: str, **options) -> subprocess.Completed
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_the_survey_gives_a_table_a_picture_and_a_comparison(tmp_path):
     done = run_survey(tmp_path, "--output", "out.png")
     assert done.returncode == 0, done.stderr
@@ -52,6 +53,7 @@ def test_the_survey_gives_a_table_a_picture_and_a_comparison(tmp_path):
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_the_survey_says_what_it_needs_for_bar_and_picture(tmp_path):
     for name in ("tqdm", "matplotlib"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('taken away')\n")
@@ -128,6 +130,7 @@ def test_the_library_is_found_without_what_was_installed_into_it(survey):
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_a_provider_of_one_s_own_is_found_by_its_entry_point_and_runs_calls(tmp_path):
     folder = EXAMPLES / "custom_provider"
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
@@ -153,6 +156,7 @@ def test_a_provider_of_one_s_own_is_found_by_its_entry_point_and_runs_calls(tmp_
 
 
 @pytest.mark.live
+@pytest.mark.once
 def test_what_a_block_of_that_provider_says_when_it_fails_is_told(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES / "custom_provider"))
     from nice_provider import NiceDriver

@@ -27,6 +27,8 @@ from hpcpool.launchers import (
 )
 from tests.stand_ins import StandIns
 
+pytestmark = pytest.mark.once
+
 NODES = "SLURM_JOB_NODELIST"
 #: Those that reach several nodes, with the variables that tell them which.
 STARTERS = [SrunLauncher(), MpiExecLauncher(), MpiRunLauncher(), AprunLauncher(), JsrunLauncher(), SSHLauncher()]

@@ -9,6 +9,8 @@ import pytest
 from hpcpool.core.blocks import BATCH
 from tests.core.block_simulation import POLL_S, SLOTS, Day, World, batch
 
+pytestmark = pytest.mark.once
+
 HOUR = 3600.0
 DAY = 24 * HOUR
 

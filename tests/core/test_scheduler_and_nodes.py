@@ -12,6 +12,8 @@ from hpcpool.core.needs import Needs, Shape, width
 from hpcpool.core.scheduler import Scheduler
 from tests.core.node_simulation import LONG_S, Fate, SimulatedNode
 
+pytestmark = pytest.mark.once
+
 #: The longest way between interchange and manager.
 WAY_S = 0.001
 #: A task that has waited for so long while a whole node was idle was forgotten: the running one before it must first

@@ -15,7 +15,7 @@ from tests.gate import Gate, pass_gate
 from tests.live.folder_system import FolderSystem, folder_system
 from tests.live.processes import PATIENCE_S, executor, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.live.folder_system import FolderSystem, folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, until
 from tests.live.scripts import Script, script, until_gone
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 PROGRAM = """
 import sys

@@ -15,7 +15,7 @@ from hpcpool.errors import NodeLost
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, role, stopped, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 
 def kill_manager(processes: Pool) -> list[psutil.Process]:

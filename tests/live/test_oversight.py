@@ -17,7 +17,7 @@ from tests.live.calls import wait_for
 from tests.live.folder_system import FolderSystem, folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, stopped, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hpcpool.providers import LocalProvider
 from tests.live import calls, twins
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 CORES = usable_core_numbers()
 

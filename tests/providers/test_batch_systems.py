@@ -34,6 +34,8 @@ from hpcpool.providers.torque import TorqueSystem
 from tests.providers.answers import DATA, job
 from tests.providers.recorded import RESULTS
 
+pytestmark = pytest.mark.once
+
 PROVIDERS = [PBSProProvider(), TorqueProvider(), LSFProvider(), HTCondorProvider(), CobaltProvider()]
 SYSTEMS: dict[str, BatchSystem] = {
     "pbspro": PBSProSystem(PBSProProvider()),

@@ -160,6 +160,7 @@ def decode_whatever(direction: str, header: bytes) -> list[object] | None:
     return batch
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(junk=st.binary(max_size=200))
 @settings(max_examples=300)
@@ -175,6 +176,7 @@ JSON_LIKE = st.recursive(
 LIKELY = st.lists(st.tuples(st.integers(0, 30), JSON_LIKE, JSON_LIKE, JSON_LIKE).map(list) | JSON_LIKE, max_size=4)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(content=JSON_LIKE | LIKELY)
 @settings(max_examples=100)
@@ -182,6 +184,7 @@ def test_what_is_only_msgpack_is_refused(direction, content):
     decode_whatever(direction, msgspec.msgpack.encode(content))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @given(data=st.data(), seed=st.integers(0, 2**32))
 @settings(max_examples=150)

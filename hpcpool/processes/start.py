@@ -16,7 +16,7 @@ def _run() -> None:
     # This copy of the package, also where another one is installed: all processes of a pool must speak alike.
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.insert(0, root)
-    import hpcpool  # noqa: F401
+    import hpcpool.processes  # noqa: F401
 
     del sys.path[0]
     if root not in sys.path:

@@ -11,7 +11,7 @@ import errno
 import os
 import shlex
 import signal
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
@@ -27,7 +27,9 @@ from hpcpool.bash_template import (
     text_of,
 )
 from hpcpool.errors import BashError, BashTimeout, MissingOutputs, signal_name
+from hpcpool.file import File as UserFile
 from hpcpool.quantities import seconds
+from hpcpool.wire import staged
 
 #: How much of a stream an error's message shows; its attributes carry more.
 _MESSAGE_TAIL_CHARS = 2048
@@ -156,8 +158,10 @@ class BashResult:
     wall_s: float
     #: User and system time of the command and of those descendants that their parents waited for.
     cpu_s: float
-    #: The absolute paths of `outputs`, in order.
+    #: The absolute paths of `outputs`, in order; of a `File`, on the client's host.
     outputs: tuple[str, ...]
+    #: Those of them that were made on another host and brought to the client's.
+    _brought: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return (self.stdout_path or "") if self.stdout is None else self.stdout.rstrip("\n")
@@ -181,9 +185,10 @@ def run_bash(call: BashCommand) -> BashResult:
     Raises `BashError` (a non-zero exit, with `check`), `BashTimeout`, `MissingOutputs`, `FileNotFoundError` (an input,
     a directory, the program or bash is missing), and what opening a file and starting a process can raise.
     """
-    command = call.as_run()
     directory = _directory(call.cwd)
-    outputs = _absolute_paths("outputs", call.outputs, directory)
+    # First of all: then other mentions of the same files lead to where they are to be made, too.
+    outputs = _absolute_paths("outputs", tuple(_as_outputs(call.outputs)), directory)
+    command = call.as_run()
     _require_inputs(_absolute_paths("inputs", call.inputs, directory))
     environment = _environment(call.env)
     with contextlib.ExitStack() as cleanup:
@@ -200,13 +205,14 @@ def run_bash(call: BashCommand) -> BashResult:
         returncode=ended.returncode,
         stdout=stdout.text(),
         stderr=stderr.text(),
-        stdout_path=stdout.path,
-        stderr_path=stderr.path,
+        stdout_path=stdout.path and _client_path(stdout.path),
+        stderr_path=stderr.path and _client_path(stderr.path),
         stdout_truncated=stdout.is_truncated,
         stderr_truncated=stderr.is_truncated,
         wall_s=ended.wall_s,
         cpu_s=ended.cpu_s,
-        outputs=outputs,
+        outputs=tuple(map(_client_path, outputs)),
+        _brought=tuple(path for path in map(_client_path, outputs) if path not in outputs),
     )
 
 
@@ -288,10 +294,24 @@ def _absolute_paths(name: str, values: tuple[object, ...], directory: str | None
     paths: list[str] = []
     for value in flat(values):
         if isinstance(value, BashResult):
-            paths.extend(value.outputs)
+            paths.extend(os.fspath(UserFile(path)) if path in value._brought else path for path in value.outputs)
         else:
             paths.append(_absolute(directory, _path(name, value)))
     return tuple(paths)
+
+
+def _as_outputs(values: tuple[object, ...]) -> Iterator[object]:
+    for value in flat(values):
+        yield value._as_output() if isinstance(value, UserFile) else value
+
+
+def _client_path(path: str) -> str:
+    """What the client calls a file that was made here."""
+    if staged.current is None:
+        return path
+    from hpcpool import staging  # only where files are brought from one host to another
+
+    return staging.client_path(path)
 
 
 def _directory(cwd: object) -> str | None:
@@ -306,12 +326,12 @@ def _directory(cwd: object) -> str | None:
 
 
 def _require_inputs(paths: tuple[str, ...]) -> None:
-    if missing := [path for path in paths if not os.path.exists(path)]:
+    if missing := [_client_path(path) for path in paths if not os.path.exists(path)]:
         raise FileNotFoundError(errno.ENOENT, f"bash(): not run, inputs missing on {host()}: {quoted_names(missing)}")
 
 
 def _require_outputs(command: str | tuple[str, ...], paths: tuple[str, ...]) -> None:
-    if missing := tuple(path for path in paths if not os.path.exists(path)):
+    if missing := tuple(_client_path(path) for path in paths if not os.path.exists(path)):
         raise MissingOutputs(
             f"bash command succeeded on {host()} but did not make {quoted_names(missing)}: {_brief(command)}",
             missing=missing,

@@ -1,10 +1,12 @@
-"""Files as arguments of calls: a path that nodes share with the client, or a URL that each node fetches once."""
+"""Files as arguments of calls: a path on the client's host, or a URL that each node fetches once."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
+
+from hpcpool.wire import staged
 
 _WEB = ("http", "https")
 
@@ -14,19 +16,29 @@ class File:
     """A file that a call reads or writes, as an argument or in `inputs` and `outputs` of a bash call.
 
     Wherever a path can stand, it stands for the path of the file on the node: `open(file)`, `os.fspath(file)`,
-    `pathlib.Path(file)`, `{fields}` of bash commands. A path must mean the same file on the client and on the node (one
-    machine, or a shared file system), and this is checked by its size. A URL is fetched by the first call of a node
-    that uses it, and kept there for the others.
+    `pathlib.Path(file)`, `{fields}` of bash commands. That path is good until the call is over.
+
+    A path names a file on the client's host, wherever the `File` is made. Where the node sees the same file (one
+    machine, a shared file system) nothing is done but to check it. Elsewhere it is brought to the node when a call
+    first asks for its path, and kept there, read-only, for the others.
+
+    A file that is not there when a call asks for its path is one that the call makes; so is one in `outputs`, or with
+    `output=True`. It is brought to the client when the call has succeeded, before its future is done, and appears there
+    whole. Its folder must be there. The process of the call itself must have asked for the path.
+
+    A URL is fetched by the first call of a node that uses it, and kept there for the others.
 
         >>> from hpcpool import File
         >>> File("https://example.org/data.csv").is_remote
         True
 
     Args:
-        source: a path, which is made absolute, or a URL with `http`, `https` or `file`.
+        source: a path, which is made absolute (it starts at the client's working directory), or a URL with `http`,
+            `https` or `file`.
         size: the size that it must have (bytes); None: any that the client sees.
         sha256: the SHA-256 hash that it must have, 64 hexadecimal digits; None: any. With it a URL is fetched once and
             for all by a node; without it, again if the server says that it has changed.
+        output: the call makes it: what is there before is not brought to the node, and is replaced.
 
     Raises:
         ValueError: it is a URL of another kind, or the hash is none.
@@ -35,11 +47,15 @@ class File:
     source: str
     size: int | None = None
     sha256: str | None = None
-    #: The size that the client saw when the call was made; None: it was not there then, or it is a URL.
-    _seen_size: int | None = field(default=None, repr=False, compare=False)
+    output: bool = False
+    #: The size and the time of the last change (ns) that the client saw when the call was made; None: it was not there
+    #: then, or it is a URL.
+    _seen: tuple[int, int] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", _settled(os.fspath(self.source)))
+        if self.output and self.is_remote:
+            raise ValueError(f"File({self.source!r}) is a URL, which no call makes; valid: a path, or output=False")
         if self.sha256 is not None:
             digest = self.sha256.lower()
             if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
@@ -52,34 +68,50 @@ class File:
         return urlsplit(self.source).scheme in _WEB
 
     def __fspath__(self) -> str:
-        """Return the path of the file here. A URL is fetched if need be.
+        """Return the path of the file here. It is brought here if need be.
 
         Raises:
-            FileNotFoundError: the client has seen the file, and it is not here.
-            FileMismatch: it has another size or hash than it must have.
+            FileNotFoundError: the client has seen the file, and it is not there; or its folder is not.
+            FileMismatch: it has another size or hash than it must have, or has changed since the call was submitted.
             OSError: it cannot be fetched.
         """
-        from hpcpool import file_cache  # most calls have no files
-
         if self.is_remote:
+            from hpcpool import file_cache  # most calls have no files
+
             return file_cache.fetched(self.source, self.size, self.sha256)
-        if self._seen_size is not None and not os.path.exists(self.source):
+        if staged.is_far():
+            from hpcpool import staging  # loads OpenSSL
+
+            return staging.path_of(self)
+        return self._path_here()
+
+    def _path_here(self) -> str:
+        """Return the path on the client's host."""
+        from hpcpool import file_cache
+
+        if self.output:
+            return self.source
+        if self._seen is not None and not os.path.exists(self.source):
             raise FileNotFoundError(
-                f"{self.source} is on the client and not on {os.uname().nodename}: put it on a file system that both "
-                "see, or name it by a URL"
+                f"{self.source} was there when the call was submitted, and is not on {os.uname().nodename} any more: "
+                "leave it until the call is over"
             )
-        size = self._seen_size if self.size is None else self.size
+        size = self._seen[0] if self.size is None and self._seen is not None else self.size
         if os.path.isfile(self.source):
             file_cache.check(self.source, self.source, size, self.sha256)
         return self.source
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return File, (self.source, self.size, self.sha256, self._size_here())
+    def _as_output(self) -> File:
+        return self if self.is_remote else replace(self, output=True)
 
-    def _size_here(self) -> int | None:
-        if self.is_remote or not os.path.isfile(self.source):
+    def __reduce__(self) -> tuple[object, ...]:
+        return File, (self.source, self.size, self.sha256, self.output, self._seen_here())
+
+    def _seen_here(self) -> tuple[int, int] | None:
+        if self.is_remote or staged.is_far() or not os.path.isfile(self.source):
             return None
-        return os.path.getsize(self.source)
+        found = os.stat(self.source)
+        return found.st_size, found.st_mtime_ns
 
 
 def _settled(source: str) -> str:
@@ -93,4 +125,7 @@ def _settled(source: str) -> str:
         return unquote(url.path)
     if "://" in source:
         raise ValueError(f"File({source!r}) has no meaning here; valid: a path, or a URL with http, https or file")
-    return os.path.abspath(os.path.expanduser(source))
+    path = os.path.expanduser(source)
+    if staged.client_directory is not None:
+        path = os.path.join(staged.client_directory, path)
+    return os.path.abspath(path)

@@ -40,7 +40,12 @@ def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: floa
     for path in addresses:
         if not path.startswith(_TCP):
             return Stream(_local(path))
-    context, deadline = client_context(authority, key), time.monotonic() + timeout_s
+    return Stream(TlsEnd(connect(addresses, client_context(authority, key), timeout_s)))
+
+
+def connect(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:
+    """Return a non-blocking connection to the interchange after its handshake; arguments and errors as of `dial`."""
+    deadline = time.monotonic() + timeout_s
     for pause_s in _PAUSES_S:
         try:
             return _first(addresses, context, deadline, timeout_s)
@@ -51,7 +56,7 @@ def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: floa
     return _first(addresses, context, deadline, timeout_s)
 
 
-def _first(addresses: Sequence[str], context: ssl.SSLContext, deadline: float, timeout_s: float) -> Stream:
+def _first(addresses: Sequence[str], context: ssl.SSLContext, deadline: float, timeout_s: float) -> ssl.SSLSocket:
     """Try all addresses once."""
     attempts = _Attempts(addresses, context)
     try:
@@ -105,7 +110,7 @@ class _Attempts:
             self._pending[end] = address
             self._selector.register(end, selectors.EVENT_WRITE)
 
-    def first(self, deadline: float, timeout_s: float) -> Stream:
+    def first(self, deadline: float, timeout_s: float) -> ssl.SSLSocket:
         """Return the first that completes its handshake."""
         while self._pending:
             left_s = deadline - time.monotonic()
@@ -114,15 +119,15 @@ class _Attempts:
             for selected, _ in self._selector.select(left_s):
                 end = selected.fileobj
                 assert isinstance(end, socket.socket)
-                if (stream := self._advance(end)) is not None:
-                    return stream
+                if (connection := self._advance(end)) is not None:
+                    return connection
         for address in self._pending.values():
             self._failures.setdefault(address, f"no answer in {timeout_s:g} s")
         lines = "".join(f"\n  {address}: {failure}" for address, failure in self._failures.items())
         raise Unreachable(f"the interchange cannot be reached from {socket.gethostname()}:{lines}")
 
-    def _advance(self, end: socket.socket) -> Stream | None:
-        """Take the next step of an attempt; return the stream if it was the last."""
+    def _advance(self, end: socket.socket) -> ssl.SSLSocket | None:
+        """Take the next step of an attempt; return the connection if it was the last."""
         if not isinstance(end, ssl.SSLSocket):
             code = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -143,7 +148,7 @@ class _Attempts:
         else:
             self._selector.unregister(end)
             del self._pending[end]
-            return Stream(TlsEnd(end))
+            return end
         return None
 
     def _wrapped(self, end: socket.socket) -> ssl.SSLSocket | None:

@@ -12,6 +12,7 @@ from hpcpool.processes.listener import Listener
 from hpcpool.wire.stream import Stream
 
 if TYPE_CHECKING:
+    from hpcpool.processes.file_desk import FileDesk
     from hpcpool.processes.guests import Guests
 
 #: Takes who has come in, and the block that it has proved to be of; None: a process of this user on this host.
@@ -34,6 +35,8 @@ class Entrance:
         local.bind(path)
         self._neighbours = Listener(loop, local, lambda connection: admit(Stream(connection), None))
         self._guests: Guests | None = None
+        #: For the files of the client that nodes on other hosts need.
+        self._files: FileDesk | None = None
 
     def open_to_hosts(self, ports: tuple[int, int]) -> None:
         """Listen on a TCP port of all interfaces, too.
@@ -44,9 +47,11 @@ class Entrance:
         Raises:
             OSError: all of them are taken.
         """
+        from hpcpool.processes.file_desk import FileDesk
         from hpcpool.processes.guests import Guests  # loads OpenSSL: a pool on one machine starts without it
 
-        self._guests = Guests(self._loop, ports, self._admit)
+        self._files = FileDesk()
+        self._guests = Guests(self._loop, ports, self._admit, self._files.admit)
 
     def connection_for(
         self, block: str, reach: Callable[[int], Sequence[str]], *, start_method: str, hosts: Sequence[str] | None
@@ -70,9 +75,11 @@ class Entrance:
         return Connection([f"tcp://{way}" for way in ways], start_method, authority=authority, key=key)
 
     def revoke(self, block: str) -> None:
-        """Let nobody in any more with the key of this block."""
+        """Let nobody in any more with the key of this block, and give up its files that are on the way."""
         if self._guests is not None:
             self._guests.keys.revoke(block)
+        if self._files is not None:
+            self._files.end(block)
 
     @property
     def step_at(self) -> float | None:
@@ -89,3 +96,5 @@ class Entrance:
         self._neighbours.close()
         if self._guests is not None:
             self._guests.close()
+        if self._files is not None:
+            self._files.close()

@@ -21,6 +21,7 @@ from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import Connection, read_connection
 from hpcpool.processes.dialling import Unreachable, dial
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
+from hpcpool.processes.file_port import leave_word
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.manager import Manager
 from hpcpool.wire import run_directory
@@ -52,6 +53,8 @@ def main(argv: list[str]) -> None:
     except Unreachable as error:
         sys.exit(f"hpcpool: {error}")
     with _home(connection) as directory:
+        if not connection.directory:
+            leave_word(directory, connection, stream.peer_address)
         process = ManagerProcess(
             stream, directory, connection.start_method, block, int(user_stderr), int(census), not connection.directory
         )

@@ -23,7 +23,7 @@ from typing import Any
 
 from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
-from hpcpool.wire import functions
+from hpcpool.wire import functions, staged
 from hpcpool.wire.failures import forget_frames, pickle_failure
 from hpcpool.wire.importable import find
 from hpcpool.wire.link import TaskReader, write_outcome
@@ -92,6 +92,7 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     if cwd is not None:
         with contextlib.suppress(OSError):  # it was removed, or is not on this host: calls that need it will say so
             os.chdir(cwd)
+    staged.client_directory = cwd if staged.is_far() else None
     limit_open_files(open_files)
     install_main()
     if main_file is not None:
@@ -156,6 +157,9 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
     """Run one call; whatever happens in it becomes its outcome."""
     opened = Opened(store.run_directory) if store is not None and task.layout else None
     status, payload = _open_and_call(task, frames, opened, store)
+    if (stage := staged.current) is not None:
+        staged.current = None
+        stage.close()
     packed = pack([payload])
     del payload
     outcome = _outcome(task.id, status, packed)
@@ -178,6 +182,8 @@ def _open_and_call(
     frames.clear()
     try:
         result = function(*args, **kwargs)
+        if staged.current is not None:
+            staged.current.bring_back()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
     try:

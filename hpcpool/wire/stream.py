@@ -63,6 +63,11 @@ class Stream:
         return self._socket.fileno()
 
     @property
+    def peer_address(self) -> Any:
+        """The address of the other end, as of `socket.getpeername`."""
+        return self._socket.getpeername()
+
+    @property
     def wants_to_write(self) -> bool:
         """True while something waits for room."""
         return bool(self._unsent) or self._last_word is not None

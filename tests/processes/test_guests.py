@@ -19,7 +19,9 @@ class Port:
     def __init__(self) -> None:
         self.loop = EventLoop()
         self.admitted: list[tuple[Stream, str]] = []
-        self.guests = Guests(self.loop, (0, 0), lambda stream, block: self.admitted.append((stream, block)))
+        self.guests = Guests(
+            self.loop, (0, 0), lambda stream, block: self.admitted.append((stream, block)), self.files.append
+        )
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.guests.port), timeout=10)
@@ -49,4 +51,4 @@ def test_ports_that_are_taken_are_named():
     with socket.create_server(("", 0)) as taken:
         number = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot come in at port {number}: .*; change ports in the Config"):
-            Guests(EventLoop(), (number, number), lambda stream, block: None)
+            Guests(EventLoop(), (number, number), lambda stream, block: None, lambda end, block: None)

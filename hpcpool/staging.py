@@ -1,0 +1,341 @@
+"""Files of the client for calls on other hosts: found there, brought there, or made there and brought back.
+
+This runs in the workers. A connection to the interchange, which sees the client's files, is made when there is a
+question, and kept for as long as the call runs or the interchange lets it be. What a node keeps of files is the affair
+of `staged_copies`; what a call finds where is decided by `core.staging`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from hpcpool.core.staging import Identity, Where, where
+from hpcpool.errors import FileMismatch
+from hpcpool.file_cache import check
+from hpcpool.processes.file_port import read_word
+from hpcpool.staged_copies import Copies
+from hpcpool.wire import staged
+from hpcpool.wire.file_transfer import (
+    Answer,
+    Content,
+    Differs,
+    Done,
+    End,
+    FileAbsent,
+    FileLine,
+    FileSeen,
+    FolderSeen,
+    GetFile,
+    PutFile,
+    Ready,
+    Refusal,
+    Request,
+    SeeFile,
+    SeeFolder,
+)
+from hpcpool.wire.messages import MessageError
+
+if TYPE_CHECKING:
+    from hpcpool.file import File
+
+T = TypeVar("T")
+
+#: Folders of the client that this process has asked about, and whether the node sees the same ones.
+_is_shared: dict[str, bool] = {}
+
+
+def path_of(file: File) -> str:
+    """Return where a call finds a file of the client, or makes it; good until the call is over.
+
+    Raises:
+        FileMismatch: it is not the file that it must be.
+        OSError: it cannot be brought here, or made on the client's host.
+    """
+    return _stage().path_of(file)
+
+
+def client_path(path: str) -> str:
+    """Return what the client calls a file that a call has been given the path of."""
+    stage = staged.current
+    return stage.client_path(path) if isinstance(stage, CallStage) else path
+
+
+def _stage() -> CallStage:
+    stage = staged.current
+    # A process that a call has forked must not go on with the connection of its parent.
+    if not isinstance(stage, CallStage) or stage.pid != os.getpid():
+        stage = staged.current = CallStage(os.environ[staged.FOLDER_VARIABLE])
+    return stage
+
+
+class CallStage:
+    """The files of one call.
+
+    Args:
+        run_directory: of the node.
+    """
+
+    def __init__(self, run_directory: str) -> None:
+        self.pid = os.getpid()
+        self._folder = os.path.join(run_directory, "files")
+        self._port = read_word(run_directory)
+        self._copies = Copies(os.path.join(self._folder, "kept"))
+        #: Held by the thread of the call that asks.
+        self._lock = threading.Lock()
+        self._line: FileLine | None = None
+        #: Where each file is, by its path on the client's host.
+        self._inputs: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
+        #: Those of the outputs that are to be brought back.
+        self._made: dict[str, File] = {}
+        self._numbers = itertools.count(1)
+        #: Locks of the copies that the call uses.
+        self._held: list[int] = []
+
+    def path_of(self, file: File) -> str:
+        """Return where a file is: the same throughout the call."""
+        with self._lock:
+            path = self._outputs.get(file.source)
+            if path is None and not file.output:
+                path = self._inputs.get(file.source)
+            return self._find(file) if path is None else path
+
+    def client_path(self, path: str) -> str:
+        """Return the path of a file on the client's host."""
+        file = self._made.get(path)
+        return path if file is None else file.source
+
+    def bring_back(self) -> None:
+        """Bring to the client what the call has made, as far as it is there."""
+        for path, file in self._made.items():
+            if os.path.lexists(path):
+                self._bring_back(path, file)
+
+    def close(self) -> None:
+        """Let go of the connection, the copies, and what was made."""
+        self._hang_up()
+        for lock in self._held:
+            os.close(lock)
+        self._held.clear()
+        for path in self._made:
+            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+
+    # -- finding --
+
+    def _find(self, file: File) -> str:
+        here = None if file.output else _identity(file.source)
+        if here is not None and here == file._seen:
+            return self._found_here(file)
+        if not file.output and os.path.isdir(file.source):
+            return file.source
+        there = None if file.output else self._see(file)
+        match where(here, there, is_output=file.output):
+            case Where.HERE:
+                return self._found_here(file)
+            case Where.COPY:
+                assert there is not None
+                path, lock = self._copy(file, there)
+                self._held.append(lock)
+                self._inputs[file.source] = path
+                return path
+            case Where.MADE:
+                path = self._outputs[file.source] = self._place_for(file)
+                return path
+
+    def _found_here(self, file: File) -> str:
+        check(file.source, file.source, file.size, file.sha256)
+        self._inputs[file.source] = file.source
+        return file.source
+
+    def _see(self, file: File) -> Identity | None:
+        answer = self._ask(SeeFile(file.source, file._seen))
+        if isinstance(answer, FileSeen):
+            return answer.identity
+        if isinstance(answer, FileAbsent):
+            return None
+        raise _error_of(answer)
+
+    # -- bringing --
+
+    def _copy(self, file: File, there: Identity) -> tuple[str, int]:
+        if file.size is not None and there[0] != file.size:
+            raise FileMismatch(f"{file.source} has {there[0]} bytes on the client's host, and must have {file.size}")
+        # A copy whose hash must be a certain one is not that of somebody for whom any does.
+        key = hashlib.blake2b(repr((file.source, there, file.sha256)).encode(), digest_size=16).hexdigest()
+
+        def bring(descriptor: int) -> int:
+            return self._talk(lambda line: self._bring(line, file, there, descriptor))
+
+        return self._copies.hold(key, os.path.basename(file.source), there[0], bring)
+
+    def _bring(self, line: FileLine, file: File, there: Identity, descriptor: int) -> int:
+        """Have the content of a file sent, and check it; return its permissions."""
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        line.say(GetFile(file.source, there))
+        ready = _hear(line)
+        if not isinstance(ready, Ready):
+            raise _error_of(ready)
+        digest = hashlib.sha256()
+        content = line.receive_content(descriptor, *([digest] if file.sha256 is not None else []))
+        end = _hear(line)
+        if not isinstance(end, End):
+            raise _error_of(end)
+        self._check(file, there, content, end.digest)
+        if file.sha256 not in (None, digest.hexdigest()):
+            raise FileMismatch(f"{file.source} has the SHA-256 hash {digest.hexdigest()}, and must have {file.sha256}")
+        os.utime(descriptor, ns=(there[1], there[1]))
+        return 0o500 if ready.is_executable else 0o400
+
+    def _check(self, file: File, there: Identity, content: Content, digest: bytes) -> None:
+        if content.trouble is not None:
+            raise OSError(
+                content.trouble.errno,
+                f"{file.source} ({there[0]} bytes) cannot be kept on {_host()}: {content.trouble.strerror}, in "
+                f"{self._folder}; name a folder with more room by TMPDIR in `env` of the node pool",
+            )
+        if (content.size, content.digest) != (there[0], digest):
+            raise FileMismatch(f"{file.source} has come to {_host()} with other content than it was sent with")
+
+    # -- making --
+
+    def _place_for(self, file: File) -> str:
+        """Return where a call makes a file: in its own place if the client sees that, else where we take it from."""
+        folder, name = os.path.split(file.source)
+        if folder not in _is_shared:
+            _is_shared[folder] = self._has_same(folder)
+        if _is_shared[folder]:
+            return file.source
+        place = os.path.join(self._folder, f"made-{self.pid}-{next(self._numbers)}")
+        os.makedirs(place, mode=0o700)
+        path = os.path.join(place, name)
+        self._made[path] = file
+        return path
+
+    def _has_same(self, folder: str) -> bool:
+        """Say whether a folder is the client's own: what is made here is seen there."""
+        try:
+            descriptor, probe = tempfile.mkstemp(prefix=".hpcpool-", dir=folder)
+        except OSError:  # it is not here, or not for us: whatever it is there, it is another one for this call
+            return self._asked_of(folder, "")
+        try:
+            return self._asked_of(folder, os.path.basename(probe))
+        finally:
+            os.close(descriptor)
+            os.remove(probe)
+
+    def _asked_of(self, folder: str, probe: str) -> bool:
+        answer = self._ask(SeeFolder(folder, probe))
+        if isinstance(answer, FolderSeen):
+            return answer.has_probe
+        raise _error_of(answer)
+
+    def _bring_back(self, path: str, file: File) -> None:
+        check(path, file.source, file.size, file.sha256)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                why = f"{file.source} was made on {_host()} as a folder or a pipe, and only files are brought back"
+                raise OSError(errno.EINVAL, why)
+            request = PutFile(file.source, found.st_size, bool(found.st_mode & stat.S_IXUSR))
+            self._talk(lambda line: self._put(line, request, descriptor))
+        finally:
+            os.close(descriptor)
+
+    def _put(self, line: FileLine, request: PutFile, descriptor: int) -> None:
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        line.say(request)
+        if not isinstance(ready := _hear(line), Ready):
+            raise _error_of(ready)
+        content = line.send_content(descriptor)
+        if content.trouble is not None:
+            self._hang_up()  # so it is not taken for the whole
+            raise OSError(
+                content.trouble.errno, f"{request.path} cannot be read on {_host()}: {content.trouble.strerror}"
+            )
+        line.say(End(content.digest))
+        if not isinstance(done := _hear(line), Done):
+            raise _error_of(done)
+
+    # -- the connection --
+
+    def _ask(self, request: Request) -> Answer:
+        def talk(line: FileLine) -> Answer:
+            line.say(request)
+            return _hear(line)
+
+        return self._talk(talk)
+
+    def _talk(self, talk: Callable[[FileLine], T]) -> T:
+        """Ask something. A connection that has been idle may be gone: then once more, on a new one."""
+        try:
+            return self._talk_once(talk)
+        except (ConnectionError, TimeoutError):
+            pass
+        try:
+            return self._talk_once(talk)
+        except (ConnectionError, TimeoutError) as error:
+            raise ConnectionError(f"the client's files cannot be reached from {_host()}: {error}") from error
+
+    def _talk_once(self, talk: Callable[[FileLine], T]) -> T:
+        if self._line is None:
+            self._line = FileLine(self._port.open())
+        is_in_order = False
+        try:
+            answer = talk(self._line)
+            is_in_order = True
+        except (FileMismatch, OSError) as error:
+            is_in_order = not isinstance(error, ConnectionError | TimeoutError)
+            raise
+        finally:
+            if not is_in_order:  # also if a signal handler has raised in the middle
+                self._hang_up()
+        return answer
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+def _hear(line: FileLine) -> Answer:
+    answer = line.hear()
+    if answer is None:
+        raise ConnectionResetError("the interchange has ended the connection")
+    if isinstance(answer, SeeFile | SeeFolder | GetFile | PutFile):
+        raise MessageError(f"a {type(answer).__name__} is no answer")
+    return answer
+
+
+def _error_of(answer: Answer) -> Exception:
+    """Return what to raise for an answer that is not the one that was hoped for."""
+    match answer:
+        case Refusal(errno=number, text=text):
+            return OSError(number, text)
+        case Differs(text=text):
+            return FileMismatch(text)
+        case _:
+            return MessageError(f"a {type(answer).__name__} does not fit here")
+
+
+def _identity(path: str) -> Identity | None:
+    """Return the state of a file here; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _host() -> str:
+    return os.uname().nodename

@@ -11,6 +11,7 @@ import errno
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from hpcpool.bash_template import (
     text_of,
 )
 from hpcpool.errors import BashError, BashTimeout, MissingOutputs, signal_name
-from hpcpool.file import File as UserFile
 from hpcpool.quantities import seconds
 from hpcpool.wire import staged
 
@@ -294,15 +294,23 @@ def _absolute_paths(name: str, values: tuple[object, ...], directory: str | None
     paths: list[str] = []
     for value in flat(values):
         if isinstance(value, BashResult):
-            paths.extend(os.fspath(UserFile(path)) if path in value._brought else path for path in value.outputs)
+            paths.extend(_again(path) if path in value._brought else path for path in value.outputs)
         else:
             paths.append(_absolute(directory, _path(name, value)))
     return tuple(paths)
 
 
 def _as_outputs(values: tuple[object, ...]) -> Iterator[object]:
+    files = sys.modules.get("hpcpool.file")  # one among the values has brought it here; most calls have none
     for value in flat(values):
-        yield value._as_output() if isinstance(value, UserFile) else value
+        yield value._as_output() if files is not None and isinstance(value, files.File) else value
+
+
+def _again(path: str) -> str:
+    """Where the call finds a file that a call before it has made for the client."""
+    from hpcpool.file import File
+
+    return os.fspath(File(path))
 
 
 def _client_path(path: str) -> str:

@@ -185,14 +185,13 @@ class CallStage:
         ready = _hear(line)
         if not isinstance(ready, Ready):
             raise _error_of(ready)
-        digest = hashlib.sha256()
-        content = line.receive_content(descriptor, *([digest] if file.sha256 is not None else []))
+        content = line.receive_content(descriptor)
         end = _hear(line)
         if not isinstance(end, End):
             raise _error_of(end)
         self._check(file, there, content, end.digest)
-        if file.sha256 not in (None, digest.hexdigest()):
-            raise FileMismatch(f"{file.source} has the SHA-256 hash {digest.hexdigest()}, and must have {file.sha256}")
+        if file.sha256 not in (None, found := content.digest.hex()):
+            raise FileMismatch(f"{file.source} has the SHA-256 hash {found}, and must have {file.sha256}")
         os.utime(descriptor, ns=(there[1], there[1]))
         return 0o500 if ready.is_executable else 0o400
 

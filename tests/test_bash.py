@@ -1008,6 +1008,8 @@ def test_a_worker_imports_little():
         "hpcpool.bash",
         "hpcpool.bash_process",
         "hpcpool.bash_template",
+        "hpcpool.wire",
+        "hpcpool.wire.staged",
         "hpcpool.errors",
         "hpcpool.quantities",
     }

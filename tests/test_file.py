@@ -57,14 +57,14 @@ def test_a_file_that_has_another_size_or_hash_is_told(tmp_path):
         os.fspath(File(str(tmp_path / "x"), sha256="0" * 64))
 
 
-def test_a_file_of_the_client_that_the_node_does_not_see_is_told(tmp_path):
+def test_a_file_that_has_changed_or_gone_since_the_call_was_submitted_is_told(tmp_path):
     (tmp_path / "x").write_bytes(DATA)
     arrived = pickle.loads(pickle.dumps(File(str(tmp_path / "x"))))
     (tmp_path / "x").write_bytes(b"another")
     with pytest.raises(FileMismatch, match="has 7 bytes"):
         os.fspath(arrived)
     (tmp_path / "x").unlink()
-    with pytest.raises(FileNotFoundError, match="is on the client and not on .*, or name it by a URL"):
+    with pytest.raises(FileNotFoundError, match="was there when the call was submitted, and is not on .* any more"):
         os.fspath(arrived)
 
 
@@ -72,6 +72,18 @@ def test_a_file_that_is_still_to_be_made_is_no_error(tmp_path):
     arrived = pickle.loads(pickle.dumps(File(str(tmp_path / "result"))))
     assert os.fspath(arrived) == str(tmp_path / "result")
     assert arrived == File(str(tmp_path / "result"))
+
+
+def test_an_output_may_be_there_or_not_and_change_meanwhile(tmp_path):
+    (tmp_path / "y").write_bytes(b"before")
+    arrived = pickle.loads(pickle.dumps(File(str(tmp_path / "y"), output=True)))
+    (tmp_path / "y").unlink()
+    assert os.fspath(arrived) == str(tmp_path / "y")
+
+
+def test_a_url_is_no_output():
+    with pytest.raises(ValueError, match="is a URL, which no call makes"):
+        File("https://example.org/x", output=True)
 
 
 # URLs

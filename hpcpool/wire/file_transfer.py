@@ -83,7 +83,7 @@ class Ready(Struct, tag=13):
 
 
 class End(Struct, tag=14):
-    """That was the content: its BLAKE2b hash (32 bytes)."""
+    """That was the content: its SHA-256 hash (32 bytes), which many processors compute themselves."""
 
     digest: bytes
 
@@ -151,7 +151,7 @@ class FileLine:
 
     def send_content(self, descriptor: int) -> Content:
         """Send an open file from where it stands to its end."""
-        digest, size, trouble = hashlib.blake2b(digest_size=32), 0, None
+        digest, size, trouble = hashlib.sha256(), 0, None
         with memoryview(bytearray(_LENGTH.size + CHUNK_BYTES)) as buffer:
             body = buffer[_LENGTH.size :]
             while True:
@@ -168,9 +168,9 @@ class FileLine:
         self._send(_END)
         return Content(size, digest.digest(), trouble)
 
-    def receive_content(self, descriptor: int, *hashes: Any) -> Content:
+    def receive_content(self, descriptor: int) -> Content:
         """Write what comes to an open file; what it has no room for is dropped, and told."""
-        digest, size, trouble = hashlib.blake2b(digest_size=32), 0, None
+        digest, size, trouble = hashlib.sha256(), 0, None
         head = bytearray(_LENGTH.size)
         with memoryview(bytearray(CHUNK_BYTES)) as buffer:
             while True:
@@ -184,8 +184,7 @@ class FileLine:
                 self._fill(chunk)
                 size += count
                 if trouble is None:
-                    for each in (digest, *hashes):
-                        each.update(chunk)
+                    digest.update(chunk)
                     try:
                         _write(descriptor, chunk)
                     except OSError as error:

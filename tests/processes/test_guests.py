@@ -19,8 +19,12 @@ class Port:
     def __init__(self) -> None:
         self.loop = EventLoop()
         self.admitted: list[tuple[Stream, str]] = []
+        self.asking: list[tuple[socket.socket, str]] = []
         self.guests = Guests(
-            self.loop, (0, 0), lambda stream, block: self.admitted.append((stream, block)), self.files.append
+            self.loop,
+            (0, 0),
+            lambda stream, block: self.admitted.append((stream, block)),
+            lambda end, block: self.asking.append((end, block)),
         )
 
     def connect(self) -> socket.socket:
@@ -31,8 +35,8 @@ class Port:
 def port() -> Iterator[Port]:
     port = Port()
     yield port
-    for stream, _ in port.admitted:
-        stream.close()
+    for end, _ in [*port.admitted, *port.asking]:
+        end.close()
     port.guests.close()
 
 

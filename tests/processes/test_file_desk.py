@@ -1,0 +1,256 @@
+"""What the interchange answers about files, over a socket pair; and connections that end in the middle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpcpool.processes import file_desk
+from hpcpool.processes.file_desk import FileDesk
+from hpcpool.wire.file_transfer import (
+    Differs,
+    Done,
+    End,
+    FileAbsent,
+    FileLine,
+    FileSeen,
+    FolderSeen,
+    GetFile,
+    PutFile,
+    Ready,
+    Refusal,
+    Request,
+    SeeFile,
+    SeeFolder,
+)
+from tests.live.processes import until
+
+DATA = b"some data\n" * 300_000
+DIGEST = hashlib.sha256(DATA).digest()
+
+
+class Desk:
+    """A desk, and the workers' ends of connections to it."""
+
+    def __init__(self) -> None:
+        self.desk = FileDesk()
+        self.ends: list[socket.socket] = []
+
+    def connect(self, block: str = "a-0") -> FileLine:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(10)
+        self.ends.append(ours)
+        self.desk.admit(theirs, block)
+        return FileLine(ours)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.desk.close()
+    for end in desk.ends:
+        end.close()
+
+
+@pytest.fixture
+def line(desk) -> FileLine:
+    return desk.connect()
+
+
+def ask(line: FileLine, request: Request) -> object:
+    line.say(request)
+    return line.hear()
+
+
+def state(path: Path) -> tuple[int, int]:
+    return path.stat().st_size, path.stat().st_mtime_ns
+
+
+def put(line: FileLine, path: Path, data: bytes, tmp_path: Path, digest: bytes | None = None) -> object:
+    """Send a file as a worker does; return the last answer."""
+    answer = ask(line, PutFile(str(path), len(data)))
+    if not isinstance(answer, Ready):
+        return answer
+    (tmp_path / "of the node").write_bytes(data)
+    with (tmp_path / "of the node").open("rb") as file:
+        content = line.send_content(file.fileno())
+    return ask(line, End(digest or content.digest))
+
+
+# Looking
+
+
+def test_the_state_of_a_file_is_told(line, tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    now = state(tmp_path / "x")
+    assert ask(line, SeeFile(str(tmp_path / "x"))) == FileSeen(now)
+    assert ask(line, SeeFile(str(tmp_path / "x"), now)) == FileSeen(now)
+    assert ask(line, SeeFile(str(tmp_path / "none"))) == FileAbsent()
+    assert ask(line, SeeFile(str(tmp_path / "x" / "none"))) == FileAbsent()
+
+
+def test_a_file_that_is_not_as_it_was_is_told(line, tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    answer = ask(line, SeeFile(str(tmp_path / "x"), (7, 7)))
+    assert isinstance(answer, Differs)
+    assert f"it had 7 bytes, and has {len(DATA)}" in answer.text
+    gone = ask(line, SeeFile(str(tmp_path / "none"), (7, 7)))
+    assert isinstance(gone, Refusal)
+    assert gone.errno == errno.ENOENT
+
+
+def test_a_change_that_a_node_has_made_is_meant_and_one_after_it_is_not(line, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    before = state(path)
+    assert put(line, path, DATA, tmp_path) == Done()
+    assert ask(line, SeeFile(str(path), before)) == FileSeen(state(path))
+    path.write_bytes(b"somebody else")
+    assert isinstance(ask(line, SeeFile(str(path), before)), Differs)
+
+
+def test_a_folder_is_not_a_file_and_a_file_no_folder(line, tmp_path):
+    (tmp_path / "x").touch()
+    assert ask(line, SeeFile(str(tmp_path))).errno == errno.EISDIR
+    assert ask(line, SeeFile("/dev/null")).errno == errno.EINVAL
+    assert ask(line, SeeFolder(str(tmp_path / "x"))).errno == errno.ENOENT
+    assert ask(line, SeeFolder(str(tmp_path / "none"))).errno == errno.ENOENT
+
+
+def test_the_probe_of_a_node_tells_whether_the_folder_is_the_same(line, tmp_path):
+    (tmp_path / "probe").touch()
+    assert ask(line, SeeFolder(str(tmp_path), "probe")) == FolderSeen(True)
+    assert ask(line, SeeFolder(str(tmp_path), "other")) == FolderSeen(False)
+    assert ask(line, SeeFolder(str(tmp_path))) == FolderSeen(False)
+
+
+# Reading
+
+
+def test_a_file_is_sent_with_its_hash_and_whether_it_is_a_program(line, tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    (tmp_path / "x").chmod(0o755)
+    assert ask(line, GetFile(str(tmp_path / "x"), state(tmp_path / "x"))) == Ready(True)
+    with (tmp_path / "y").open("wb") as file:
+        assert line.receive_content(file.fileno()).digest == DIGEST
+    assert line.hear() == End(DIGEST)
+    assert (tmp_path / "y").read_bytes() == DATA
+
+
+def test_a_file_in_another_state_is_not_sent(line, tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    assert isinstance(ask(line, GetFile(str(tmp_path / "x"), (7, 7))), Differs)
+    assert ask(line, GetFile(str(tmp_path / "none"), (7, 7))).errno == errno.ENOENT
+    os.mkfifo(tmp_path / "pipe")
+    assert ask(line, GetFile(str(tmp_path / "pipe"), (0, 0))).errno == errno.EINVAL
+
+
+def test_a_file_that_changes_while_it_is_sent_is_told_at_the_end(line, tmp_path):
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        file.truncate(64 * 2**20)  # more than fits into the sockets: its end is read after the change
+    assert ask(line, GetFile(str(path), state(path))) == Ready()
+    os.truncate(path, 10)
+    with (tmp_path / "y").open("wb") as file:
+        line.receive_content(file.fileno())
+    assert isinstance(line.hear(), Differs)
+
+
+# Writing
+
+
+def test_a_file_appears_whole_with_the_usual_permissions(line, tmp_path):
+    assert put(line, tmp_path / "y", DATA, tmp_path) == Done()
+    assert (tmp_path / "y").read_bytes() == DATA
+    (tmp_path / "usual").touch()
+    assert (tmp_path / "y").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    assert {path.name for path in tmp_path.iterdir()} == {"y", "usual", "of the node"}
+
+
+def test_a_program_stays_a_program(line, tmp_path):
+    assert ask(line, PutFile(str(tmp_path / "y"), 0, True)) == Ready()
+    with open(os.devnull, "rb") as nothing:
+        content = line.send_content(nothing.fileno())
+    assert ask(line, End(content.digest)) == Done()
+    assert (tmp_path / "y").stat().st_mode & stat.S_IXUSR
+
+
+def test_what_comes_with_another_hash_or_size_is_not_kept(line, tmp_path):
+    (tmp_path / "y").write_bytes(b"before")
+    assert isinstance(put(line, tmp_path / "y", DATA, tmp_path, digest=b"\0" * 32), Differs)
+    assert ask(line, PutFile(str(tmp_path / "y"), 7)) == Ready()
+    with open(os.devnull, "rb") as nothing:
+        content = line.send_content(nothing.fileno())
+    assert isinstance(ask(line, End(content.digest)), Differs)
+    assert (tmp_path / "y").read_bytes() == b"before"
+    assert {path.name for path in tmp_path.iterdir()} == {"y", "of the node"}
+
+
+def test_what_has_no_place_is_refused_before_it_is_sent(line, tmp_path):
+    assert put(line, tmp_path, DATA, tmp_path).errno == errno.EISDIR
+    assert put(line, tmp_path / "none" / "y", DATA, tmp_path).errno == errno.ENOENT
+    refusal = ask(line, PutFile(str(tmp_path / "y"), 2**60))
+    assert refusal.errno == errno.ENOSPC
+    assert f"No space left on device for its {2**60} bytes" in refusal.text
+
+
+def test_a_worker_that_goes_in_the_middle_leaves_nothing(desk, line, tmp_path):
+    assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
+    until(lambda: len(list(tmp_path.iterdir())) == 1)
+    line.close()
+    until(lambda: not list(tmp_path.iterdir()))
+
+
+# Connections
+
+
+def test_a_block_that_ends_takes_its_connections_along_and_no_others(desk, tmp_path):
+    ending, other = desk.connect("a-1"), desk.connect("a-2")
+    assert ask(ending, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
+    assert ask(other, SeeFile("/")) is not None
+    desk.desk.end("a-1")
+    until(lambda: not list(tmp_path.iterdir()))
+    assert ending.hear() is None
+    assert ask(other, SeeFile("/")) is not None
+
+
+def test_who_finds_all_threads_busy_is_served_when_one_is_free(desk, monkeypatch):
+    monkeypatch.setattr(file_desk, "_MOST_THREADS", 1)
+    first, second = desk.connect(), desk.connect()
+    assert ask(first, SeeFile("/")) is not None
+    second.say(SeeFile("/"))
+    first.close()
+    assert second.hear() is not None
+
+
+def test_who_asks_no_more_makes_room_for_others(desk, monkeypatch):
+    monkeypatch.setattr(file_desk, "_IDLE_S", 0.01)
+    line = desk.connect()
+    assert ask(line, SeeFile("/")) is not None
+    assert line.hear() is None
+
+
+@pytest.mark.parametrize("said", [Done(), b"\0\0\0\1\xc1"], ids=["an answer", "nonsense"])
+def test_who_does_not_speak_as_agreed_is_left_and_others_are_served(desk, said):
+    line = desk.connect()
+    if isinstance(said, bytes):
+        desk.ends[-1].sendall(said)
+    else:
+        line.say(said)
+    assert line.hear() is None
+    assert ask(desk.connect(), SeeFile("/")) is not None
+
+
+def test_a_desk_that_is_closed_gives_everything_up(desk, line, tmp_path):
+    assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
+    desk.desk.close()
+    assert not list(tmp_path.iterdir())
+    assert desk.connect().hear() is None

@@ -1,0 +1,69 @@
+"""How workers find the client's files: the word that the manager leaves, and the way in over TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+import pytest
+
+from hpcpool.processes.connection import Connection
+from hpcpool.processes.event_loop import EventLoop
+from hpcpool.processes.file_desk import FileDesk
+from hpcpool.processes.file_port import _address, leave_word, read_word
+from hpcpool.processes.guests import Guests
+from hpcpool.wire import staged
+from hpcpool.wire.file_transfer import FileLine, FileSeen, SeeFile
+
+
+@pytest.mark.parametrize(
+    ("found_at", "expected"),
+    [
+        (("10.0.0.1", 80), "tcp://10.0.0.1:80"),
+        (("2001:db8::1", 80, 0, 0), "tcp://[2001:db8::1]:80"),
+        (("fe80::1", 80, 0, 3), "tcp://[fe80::1%3]:80"),
+    ],
+)
+def test_the_address_of_the_interchange_is_passed_on(found_at, expected):
+    assert _address(found_at) == expected
+
+
+def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, monkeypatch):
+    monkeypatch.setenv(staged.FOLDER_VARIABLE, "")  # so that it is put back
+    (tmp_path / "x").write_bytes(b"data")
+    loop, desk, streams = EventLoop(), FileDesk(), []
+    guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), desk.admit)
+    authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
+    connection = Connection([], "fork", authority=authority, key=key)
+    leave_word(str(tmp_path), connection, ("127.0.0.1", guests.port))
+    assert os.environ[staged.FOLDER_VARIABLE] == str(tmp_path)
+    assert (tmp_path / "files.json").stat().st_mode & 0o777 == 0o600
+    answers: list[object] = []
+
+    def ask() -> None:
+        with contextlib.closing(FileLine(read_word(str(tmp_path)).open())) as line:
+            line.say(SeeFile(str(tmp_path / "x")))
+            answers.append(line.hear())
+
+    worker = threading.Thread(target=ask)
+    worker.start()
+    while worker.is_alive():
+        loop.wait(0.05)
+    worker.join()
+    desk.close()
+    guests.close()
+    found = (tmp_path / "x").stat()
+    assert answers == [FileSeen((found.st_size, found.st_mtime_ns))]
+    assert streams == []
+
+
+def test_that_there_is_no_way_in_is_a_connection_error(tmp_path, monkeypatch):
+    monkeypatch.setenv(staged.FOLDER_VARIABLE, "")
+    guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, lambda end, block: None)
+    authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
+    guests.close()
+    leave_word(str(tmp_path), Connection([], "fork", authority=authority, key=key), ("127.0.0.1", guests.port))
+    monkeypatch.setattr("hpcpool.processes.file_port._DIAL_S", 0.1)
+    with pytest.raises(ConnectionError, match="the interchange cannot be reached"):
+        read_word(str(tmp_path)).open()

@@ -187,7 +187,7 @@ def run_bash(call: BashCommand) -> BashResult:
     """
     directory = _directory(call.cwd)
     # First of all: then other mentions of the same files lead to where they are to be made, too.
-    outputs = _absolute_paths("outputs", tuple(_as_outputs(call.outputs)), directory)
+    outputs = _absolute_paths("outputs", tuple(_as_outputs(call.outputs, call.inputs)), directory)
     command = call.as_run()
     _require_inputs(_absolute_paths("inputs", call.inputs, directory))
     environment = _environment(call.env)
@@ -300,10 +300,17 @@ def _absolute_paths(name: str, values: tuple[object, ...], directory: str | None
     return tuple(paths)
 
 
-def _as_outputs(values: tuple[object, ...]) -> Iterator[object]:
-    files = sys.modules.get("hpcpool.file")  # one among the values has brought it here; most calls have none
-    for value in flat(values):
-        yield value._as_output() if files is not None and isinstance(value, files.File) else value
+def _as_outputs(outputs: tuple[object, ...], inputs: tuple[object, ...]) -> Iterator[object]:
+    files = sys.modules.get("hpcpool.file")  # a `File` among the values has brought it here; most calls have none
+    for value in flat(outputs):
+        if files is None or not isinstance(value, files.File):
+            yield value
+        elif staged.is_far() and value in flat(inputs):
+            from hpcpool import staging
+
+            yield staging.path_to_change(value)
+        else:
+            yield value._as_output()
 
 
 def _again(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
@@ -79,11 +80,15 @@ class File:
             from hpcpool import file_cache  # most calls have no files
 
             return file_cache.fetched(self.source, self.size, self.sha256)
-        if staged.is_far():
-            from hpcpool import staging  # loads OpenSSL
+        if staged.is_far() and not self._is_here():
+            from hpcpool import staging  # loads OpenSSL, which nodes that share a file system do without
 
             return staging.path_of(self)
         return self._path_here()
+
+    def _is_here(self) -> bool:
+        """Say whether this path leads to the file that the client has seen."""
+        return not self.output and self._seen is not None and self._seen == _state(self.source)
 
     def _path_here(self) -> str:
         """Return the path on the client's host."""
@@ -108,10 +113,16 @@ class File:
         return File, (self.source, self.size, self.sha256, self.output, self._seen_here())
 
     def _seen_here(self) -> tuple[int, int] | None:
-        if self.is_remote or staged.is_far() or not os.path.isfile(self.source):
-            return None
-        found = os.stat(self.source)
-        return found.st_size, found.st_mtime_ns
+        return None if self.is_remote or staged.is_far() else _state(self.source)
+
+
+def _state(path: str) -> tuple[int, int] | None:
+    """Return the size and the time of the last change of a file; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _settled(source: str) -> str:

@@ -63,6 +63,11 @@ def path_of(file: File) -> str:
     return _stage().path_of(file)
 
 
+def path_to_change(file: File) -> str:
+    """Return where a call finds a file of the client that it is going to change; raises as `path_of`."""
+    return _stage().path_to_change(file)
+
+
 def client_path(path: str) -> str:
     """Return what the client calls a file that a call has been given the path of."""
     stage = staged.current
@@ -109,6 +114,13 @@ class CallStage:
                 path = self._inputs.get(file.source)
             return self._find(file) if path is None else path
 
+    def path_to_change(self, file: File) -> str:
+        """Return where a file is that is an input and an output: of a copy, one of the call's own."""
+        source, target = self.path_of(file), self.path_of(file._as_output())
+        if target in self._made and target != source:
+            shutil.copyfile(source, target)
+        return target
+
     def client_path(self, path: str) -> str:
         """Return the path of a file on the client's host."""
         file = self._made.get(path)
@@ -133,8 +145,6 @@ class CallStage:
 
     def _find(self, file: File) -> str:
         here = None if file.output else _identity(file.source)
-        if here is not None and here == file._seen:
-            return self._found_here(file)
         if not file.output and os.path.isdir(file.source):
             return file.source
         there = None if file.output else self._see(file)
@@ -293,7 +303,7 @@ class CallStage:
         try:
             answer = talk(self._line)
             is_in_order = True
-        except (FileMismatch, OSError) as error:
+        except OSError as error:
             is_in_order = not isinstance(error, ConnectionError | TimeoutError)
             raise
         finally:

@@ -151,7 +151,7 @@ class ClientFiles:
         except OSError as error:
             return self._refusal("written", request.path, error)
         self._made[request.path] = _identity(os.fstat(descriptor))
-        log.info("file=%s bytes=%d came from a node", request.path, content.size)
+        log.debug("file=%s bytes=%d came from a node", request.path, content.size)
         return Done()
 
     def _check_room(self, path: str, folder: str, request: PutFile) -> None:

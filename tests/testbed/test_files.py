@@ -15,10 +15,12 @@ import psutil
 import pytest
 
 from hpcpool import Config, File, FileMismatch, HPCPoolExecutor, MissingOutputs, NodePool, TaskKilled, TaskTimeout
+from hpcpool.providers import SSHProvider
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, until
-from tests.testbed import apart
-from tests.testbed.machine import missing
+from tests.testbed import apart, sshd
+from tests.testbed.machine import missing, require
+from tests.testbed.namespaces import Host, hosts
 
 pytestmark = pytest.mark.testbed
 
@@ -44,10 +46,9 @@ def pool(home) -> Iterator[HPCPoolExecutor]:
         yield pool
 
 
-def nodes(home: Path, blocks: int = 1, **options: object) -> Config:
-    provider = apart.ApartProvider(str(home))
+def nodes(home: Path, blocks: int = 1, **options: object) -> NodePool:
     limits = {"init_blocks": blocks, "max_blocks": blocks, "max_idle_time": None, "worker_init": "cd /"}
-    return Config(NodePool(provider, workers_per_node=2, **limits), **options)  # type: ignore[arg-type]
+    return NodePool(apart.ApartProvider(str(home)), workers_per_node=2, **limits, **options)  # type: ignore[arg-type]
 
 
 def read(file: File) -> tuple[str, bytes]:
@@ -157,6 +158,20 @@ def path_of_output(file: File) -> str:
     return os.fspath(File(file.source, output=True))
 
 
+def test_a_disk_of_a_node_that_is_full_makes_room_and_if_it_cannot_says_so(home):
+    small = home.parent / "small"
+    small.mkdir()
+    with mounted(small, size="24m"), executor(nodes(home, env={"TMPDIR": str(small)})) as pool:
+        for number in range(6):
+            data = bytes([number]) * (8 * MIB)
+            (home / "data" / f"{number}").write_bytes(data)
+            assert pool.submit(read, File(f"data/{number}")).result(PATIENCE_S)[1] == data
+        (home / "x").write_bytes(bytes(25 * MIB))
+        with pytest.raises(OSError, match="x .* cannot be kept on .*: No space left on device.* by TMPDIR in `env` of"):
+            pool.submit(read, File("x")).result(PATIENCE_S)
+        assert pool.submit(read, File("data/1")).result(PATIENCE_S)[1] == b"\1" * (8 * MIB)
+
+
 # And back
 
 
@@ -255,6 +270,14 @@ def test_a_command_makes_again_what_a_command_before_has_made_and_others_see_the
         assert read.result(PATIENCE_S) == f"{text}\n".encode()
 
 
+def test_a_command_changes_a_file_in_place(pool, home):
+    (home / "x").write_text("a\n")
+    x = File("x")
+    for _ in range(2):
+        pool.bash("sed -i s/a/ab/ {x}", x=x, inputs=x, outputs=x).result(PATIENCE_S)
+    assert (home / "x").read_text() == "abb\n"
+
+
 def test_what_a_command_does_not_make_is_named_as_the_client_knows_it(pool, home):
     with pytest.raises(MissingOutputs, match=f"did not make '{home}/y'") as caught:
         pool.bash("true", outputs=File("y")).result(PATIENCE_S)
@@ -327,6 +350,7 @@ def make_once_huge(file: File, ran: Path) -> None:
         write(file, b"small")
         return
     ran.write_text(str(os.getpid()))
+    ran.with_name("host").write_text(os.uname().nodename)
     make_huge(file)
 
 
@@ -361,3 +385,64 @@ def copy(source: File, target: File) -> int:
 def peak_bytes(pid: int) -> int:
     text = Path(f"/proc/{pid}/status").read_text()
     return 1024 * int(next(line for line in text.splitlines() if line.startswith("VmHWM")).split()[1])
+
+
+# On hosts that are reached over SSH
+
+
+@pytest.fixture
+def over_ssh(home, tmp_path) -> Iterator[tuple[Config, list[Host]]]:
+    """Two hosts with nothing but a link to this one."""
+    require("openssh-server", "openssh-client")
+    root = str(Path(__file__).resolve().parents[2])
+    key = sshd.make_key(tmp_path / "key")
+    with hosts(2) as pair:
+        servers = []
+        try:
+            for host in pair:
+                prefix = host.command(*apart.without(str(home)))
+                folder = tmp_path / host.name
+                folder.mkdir()
+                servers.append(sshd.Server(folder, host.address, key, python_path=root, port=2222, prefix=prefix))
+                servers[-1].start()
+            (tmp_path / "known").write_text("".join(server.known_hosts_line() for server in servers))
+            provider = SSHProvider(
+                hosts=tuple(f"{host.address}:2222" for host in pair),
+                identity=str(key),
+                config="none",
+                known_hosts=str(tmp_path / "known"),
+                scratch=str(tmp_path / "scratch"),
+            )
+            node_pool = NodePool(provider, workers_per_node=1, init_blocks=2, max_blocks=2, max_idle_time=None)
+            yield Config(node_pool, heartbeat_period_s=0.3, heartbeat_timeout_s=3.0), pair
+        finally:
+            for server in servers:
+                server.stop()
+
+
+def test_files_go_to_hosts_over_ssh_and_come_back(over_ssh, home):
+    config, pair = over_ssh
+    (home / "x").write_bytes(DATA)
+    with executor(config) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        made = [
+            pool.bash("cat {x} > {y}; hostname", x=File("x"), y=File(f"data/{n}"), outputs=File(f"data/{n}"))
+            for n in range(8)
+        ]
+        where = {future.result(PATIENCE_S).stdout.strip() for future in made}
+        assert where <= {host.name for host in pair}
+        assert all((home / "data" / str(n)).read_bytes() == DATA for n in range(8))
+
+
+def test_a_host_that_is_cut_off_while_its_file_comes_back_leaves_none_of_it(over_ssh, home):
+    config, pair = over_ssh
+    with executor(config) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        future = pool.submit(make_once_huge, File("y"), home.parent / "ran")
+        until(lambda: leavings(home))
+        first = next(host for host in pair if host.name in (home.parent / "host").read_text())
+        first.cut()
+        assert future.result(3 * PATIENCE_S) is None
+        assert (home / "y").read_bytes() == b"small"
+        until(lambda: not leavings(home))
+        first.heal()

@@ -298,7 +298,7 @@ class CallStage:
 
     def _talk_once(self, talk: Callable[[FileLine], T]) -> T:
         if self._line is None:
-            self._line = FileLine(self._port.open())
+            self._line = self._port.open()
         is_in_order = False
         try:
             answer = talk(self._line)
@@ -321,7 +321,7 @@ def _hear(line: FileLine) -> Answer:
     answer = line.hear()
     if answer is None:
         raise ConnectionResetError("the interchange has ended the connection")
-    if isinstance(answer, SeeFile | SeeFolder | GetFile | PutFile):
+    if isinstance(answer, Request):
         raise MessageError(f"a {type(answer).__name__} is no answer")
     return answer
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from hpcpool.processes.connection import Connection
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.listener import Listener
+from hpcpool.wire.file_transfer import manager_name
+from hpcpool.wire.messages import Hello
 from hpcpool.wire.stream import Stream
 
 if TYPE_CHECKING:
@@ -80,6 +82,11 @@ class Entrance:
             self._guests.keys.revoke(block)
         if self._files is not None:
             self._files.end(block)
+
+    def lost(self, block: str, hello: Hello) -> None:
+        """A manager has gone: its workers bring no files any more."""
+        if self._files is not None:
+            self._files.lost(block, manager_name(hello.host, hello.pid))
 
     @property
     def step_at(self) -> float | None:

@@ -11,9 +11,10 @@ import logging
 import socket
 import threading
 from collections import deque
+from typing import NamedTuple
 
 from hpcpool.processes.client_files import ClientFiles
-from hpcpool.wire.file_transfer import FileLine, GetFile, PutFile, SeeFile, SeeFolder
+from hpcpool.wire.file_transfer import FileLine, GetFile, Greeting, PutFile, SeeFile, SeeFolder
 from hpcpool.wire.messages import MessageError
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,14 @@ _IDLE_S = 1.0
 _CLOSE_S = 5.0
 
 
+class _Guest(NamedTuple):
+    """A connection."""
+
+    end: socket.socket
+    #: The block that it has proved to be of.
+    block: str
+
+
 class FileDesk:
     """Takes connections, and serves them in threads that it starts when there are some.
 
@@ -38,8 +47,11 @@ class FileDesk:
         self._files = ClientFiles()
         #: Held while any of the fields below is looked at.
         self._lock = threading.Lock()
-        self._waiting: deque[tuple[str, socket.socket]] = deque()
-        self._served: dict[socket.socket, str] = {}
+        self._waiting: deque[_Guest] = deque()
+        #: Those that are served, each with the manager whose worker it is; None: it has not said so yet.
+        self._served: dict[_Guest, str | None] = {}
+        #: Managers that have gone, by their blocks: what is left of them may not do anything any more.
+        self._lost: dict[str, set[str]] = {}
         self._threads: set[threading.Thread] = set()
         self._is_closed = False
 
@@ -55,28 +67,37 @@ class FileDesk:
             if self._is_closed:
                 end.close()
                 return
-            self._waiting.append((block, end))
+            self._waiting.append(_Guest(end, block))
             if len(self._threads) >= _MOST_THREADS:
                 return
             thread = threading.Thread(target=self._serve_all, name="hpcpool-files", daemon=True)
             self._threads.add(thread)
         thread.start()
 
-    def end(self, block: str) -> None:
-        """A block is over: what is on its way to or from its nodes is given up."""
+    def lost(self, block: str, manager: str) -> None:
+        """A manager has gone: what its workers are in the middle of is given up, and nothing new is begun."""
         with self._lock:
-            for _, end in [item for item in self._waiting if item[0] == block]:
-                self._waiting.remove((block, end))
-                end.close()
-            ended = [end for end, whose in self._served.items() if whose == block]
-        for end in ended:
-            _interrupt(end)
+            self._lost.setdefault(block, set()).add(manager)
+            ended = [guest for guest, whose in self._served.items() if (guest.block, whose) == (block, manager)]
+        for guest in ended:
+            _interrupt(guest.end)
+
+    def end(self, block: str) -> None:
+        """A block is over: what is on its way to or from its nodes is given up. Its key opens nothing any more."""
+        with self._lock:
+            for guest in [guest for guest in self._waiting if guest.block == block]:
+                self._waiting.remove(guest)
+                guest.end.close()
+            self._lost.pop(block, None)
+            ended = [guest for guest in self._served if guest.block == block]
+        for guest in ended:
+            _interrupt(guest.end)
 
     def close(self) -> None:
         """Give everything up; nothing half written stays."""
         with self._lock:
             self._is_closed = True
-            blocks = {*self._served.values(), *(block for block, _ in self._waiting)}
+            blocks = {guest.block for guest in (*self._served, *self._waiting)}
             threads = list(self._threads)
         for block in blocks:
             self.end(block)
@@ -90,27 +111,37 @@ class FileDesk:
                 if not self._waiting:
                     self._threads.discard(threading.current_thread())
                     return
-                block, end = self._waiting.popleft()
-                self._served[end] = block
+                guest = self._waiting.popleft()
+                self._served[guest] = None
             try:
-                self._serve(FileLine(end), end)
+                self._serve(guest)
             except (MessageError, ConnectionError) as error:
-                log.info("block=%s a connection for files was lost: %s", block, error)
+                log.info("block=%s a connection for files was lost: %s", guest.block, error)
             except TimeoutError:
-                log.debug("block=%s a connection for files was idle", block)
+                log.debug("block=%s a connection for files was idle", guest.block)
             except Exception:  # the others are to be served all the same
-                log.exception("block=%s a file could not be served", block)
+                log.exception("block=%s a file could not be served", guest.block)
             finally:
                 with self._lock:
-                    del self._served[end]
-                end.close()
+                    del self._served[guest]
+                guest.end.close()
 
-    def _serve(self, line: FileLine, end: socket.socket) -> None:
+    def _serve(self, guest: _Guest) -> None:
         """Answer until the worker goes or has no more questions."""
+        line = FileLine(guest.end)
+        greeting = line.hear()
+        if greeting is None:
+            return
+        if not isinstance(greeting, Greeting):
+            raise MessageError("it asked without a greeting")
+        with self._lock:
+            if greeting.manager in self._lost.get(guest.block, ()):
+                raise MessageError(f"it is of {greeting.manager}, which was lost")
+            self._served[guest] = greeting.manager
         while (request := line.hear()) is not None:
-            end.settimeout(_STALL_S)
+            guest.end.settimeout(_STALL_S)
             self._answer(line, request)
-            end.settimeout(_IDLE_S)
+            guest.end.settimeout(_IDLE_S)
 
     def _answer(self, line: FileLine, request: object) -> None:
         match request:

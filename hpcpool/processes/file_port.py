@@ -10,6 +10,7 @@ import msgspec
 
 from hpcpool.processes.connection import Connection
 from hpcpool.processes.dialling import Unreachable, connect
+from hpcpool.wire.file_transfer import FileLine, Greeting
 from hpcpool.wire.staged import FOLDER_VARIABLE
 from hpcpool.wire.tls import FILES_PROTOCOL, client_context
 
@@ -27,9 +28,11 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
     addresses: list[str]
     authority: str
     key: str
+    #: The manager's name: see `wire.file_transfer.manager_name`.
+    manager: str
 
-    def open(self) -> socket.socket:
-        """Return a connection that waits in its calls; `ConnectionError` if there is none to be had."""
+    def open(self) -> FileLine:
+        """Return a connection; `ConnectionError` if there is none to be had."""
         context = client_context(self.authority.encode(), self.key.encode())
         context.set_alpn_protocols([FILES_PROTOCOL])
         try:
@@ -41,18 +44,21 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
             if hasattr(socket, name):  # macOS has other names
                 end.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         end.setblocking(True)
-        return end
+        line = FileLine(end)
+        line.say(Greeting(self.manager))
+        return line
 
 
-def leave_word(run_directory: str, connection: Connection, found_at: tuple[object, ...]) -> None:
+def leave_word(run_directory: str, connection: Connection, found_at: tuple[object, ...], manager: str) -> None:
     """Tell those that this process starts how to get files of the client.
 
     Args:
         run_directory: the node's own, for this user alone.
         connection: how the manager has found the interchange.
         found_at: the address where it is, as of `socket.getpeername`.
+        manager: its name.
     """
-    port = FilePort([_address(found_at)], connection.authority, connection.key)
+    port = FilePort([_address(found_at)], connection.authority, connection.key, manager)
     descriptor = os.open(os.path.join(run_directory, _FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.json.encode(port))

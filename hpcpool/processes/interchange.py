@@ -460,6 +460,7 @@ class Interchange:
         if manager is None:
             return
         is_expected |= self._stopping or self._blocks.watch.is_leaving(manager.block)
+        self._entrance.lost(manager.block, manager.hello)
         dropped = self._scheduler.manager_lost(name, is_expected=is_expected)
         self._blocks.watch.went(manager.block, name)
         for other, task in self._scheduler.orders_to_kill():

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -24,7 +25,9 @@ from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.file_port import leave_word
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.manager import Manager
+from hpcpool.processes.node_name import node_name
 from hpcpool.wire import run_directory
+from hpcpool.wire.file_transfer import manager_name
 from hpcpool.wire.messages import Heartbeat, MessageError, Welcome, deal_frames, encode, to_manager
 from hpcpool.wire.stream import Stream
 
@@ -54,7 +57,8 @@ def main(argv: list[str]) -> None:
         sys.exit(f"hpcpool: {error}")
     with _home(connection) as directory:
         if not connection.directory:
-            leave_word(directory, connection, stream.peer_address)
+            name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
+            leave_word(directory, connection, stream.peer_address, name)
         process = ManagerProcess(
             stream, directory, connection.start_method, block, int(user_stderr), int(census), not connection.directory
         )

@@ -29,6 +29,13 @@ _END = _LENGTH.pack(0)
 Identity = tuple[int, int]
 
 
+class Greeting(Struct, tag=5):
+    """The first words of a worker: whose it is."""
+
+    #: The manager, as `manager_name` has it.
+    manager: str
+
+
 class SeeFile(Struct, tag=1):
     """Which state is this file of the client in?"""
 
@@ -105,10 +112,15 @@ class Differs(Struct, tag=17):
     text: str
 
 
-Request = SeeFile | SeeFolder | GetFile | PutFile
+Request = Greeting | SeeFile | SeeFolder | GetFile | PutFile
 Answer = FileSeen | FileAbsent | FolderSeen | Ready | End | Done | Refusal | Differs
 _decoder: msgspec.msgpack.Decoder[Request | Answer] = msgspec.msgpack.Decoder(Request | Answer)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+def manager_name(host: str, pid: int) -> str:
+    """Return what tells a manager from others of its block; arguments as in its `Hello`."""
+    return f"{host}:{pid}"
 
 
 class Content(NamedTuple):

@@ -23,6 +23,7 @@ from hpcpool.wire.file_transfer import (
     FileSeen,
     FolderSeen,
     GetFile,
+    Greeting,
     PutFile,
     Ready,
     Refusal,
@@ -43,12 +44,14 @@ class Desk:
         self.desk = FileDesk()
         self.ends: list[socket.socket] = []
 
-    def connect(self, block: str = "a-0") -> FileLine:
+    def connect(self, block: str = "a-0", manager: str = "host:1") -> FileLine:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         self.ends.append(ours)
         self.desk.admit(theirs, block)
-        return FileLine(ours)
+        line = FileLine(ours)
+        line.say(Greeting(manager))
+        return line
 
 
 @pytest.fixture
@@ -222,6 +225,18 @@ def test_a_block_that_ends_takes_its_connections_along_and_no_others(desk, tmp_p
     assert ask(other, SeeFile("/")) is not None
 
 
+def test_a_manager_that_is_lost_takes_its_connections_along_and_gets_no_new_ones(desk, tmp_path):
+    lost, other = desk.connect(manager="host:1"), desk.connect(manager="host:2")
+    assert ask(lost, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
+    assert ask(other, SeeFile("/")) is not None
+    desk.desk.lost("a-0", "host:1")
+    until(lambda: not list(tmp_path.iterdir()))
+    assert lost.hear() is None
+    assert ask(other, SeeFile("/")) is not None
+    assert desk.connect(manager="host:1").hear() is None
+    assert ask(desk.connect("a-1", manager="host:1"), SeeFile("/")) is not None, "of another block"
+
+
 def test_who_finds_all_threads_busy_is_served_when_one_is_free(desk, monkeypatch):
     monkeypatch.setattr(file_desk, "_MOST_THREADS", 1)
     first, second = desk.connect(), desk.connect()
@@ -253,4 +268,4 @@ def test_a_desk_that_is_closed_gives_everything_up(desk, line, tmp_path):
     assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
     desk.desk.close()
     assert not list(tmp_path.iterdir())
-    assert desk.connect().hear() is None
+    assert desk.ends[0].recv(1) == b""

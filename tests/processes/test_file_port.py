@@ -14,7 +14,7 @@ from hpcpool.processes.file_desk import FileDesk
 from hpcpool.processes.file_port import _address, leave_word, read_word
 from hpcpool.processes.guests import Guests
 from hpcpool.wire import staged
-from hpcpool.wire.file_transfer import FileLine, FileSeen, SeeFile
+from hpcpool.wire.file_transfer import FileSeen, SeeFile
 
 
 @pytest.mark.parametrize(
@@ -36,13 +36,13 @@ def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, 
     guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), desk.admit)
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     connection = Connection([], "fork", authority=authority, key=key)
-    leave_word(str(tmp_path), connection, ("127.0.0.1", guests.port))
+    leave_word(str(tmp_path), connection, ("127.0.0.1", guests.port), "host:1")
     assert os.environ[staged.FOLDER_VARIABLE] == str(tmp_path)
     assert (tmp_path / "files.json").stat().st_mode & 0o777 == 0o600
     answers: list[object] = []
 
     def ask() -> None:
-        with contextlib.closing(FileLine(read_word(str(tmp_path)).open())) as line:
+        with contextlib.closing(read_word(str(tmp_path)).open()) as line:
             line.say(SeeFile(str(tmp_path / "x")))
             answers.append(line.hear())
 
@@ -63,7 +63,9 @@ def test_that_there_is_no_way_in_is_a_connection_error(tmp_path, monkeypatch):
     guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, lambda end, block: None)
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     guests.close()
-    leave_word(str(tmp_path), Connection([], "fork", authority=authority, key=key), ("127.0.0.1", guests.port))
+    leave_word(
+        str(tmp_path), Connection([], "fork", authority=authority, key=key), ("127.0.0.1", guests.port), "host:1"
+    )
     monkeypatch.setattr("hpcpool.processes.file_port._DIAL_S", 0.1)
     with pytest.raises(ConnectionError, match="the interchange cannot be reached"):
         read_word(str(tmp_path)).open()

@@ -25,6 +25,7 @@ from hpcpool.wire.file_transfer import (
     FileSeen,
     FolderSeen,
     GetFile,
+    Greeting,
     PutFile,
     Ready,
     Refusal,
@@ -34,6 +35,7 @@ from hpcpool.wire.file_transfer import (
 from hpcpool.wire.messages import MessageError
 
 MESSAGES = [
+    Greeting("host:1"),
     SeeFile("/x", (1, 2**62)),
     SeeFile("/x"),
     SeeFolder("/", ".probe"),

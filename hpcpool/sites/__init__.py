@@ -18,11 +18,13 @@ from hpcpool.sites.cray import swan
 from hpcpool.sites.in2p3 import cc_in2p3
 from hpcpool.sites.nersc import cori, perlmutter
 from hpcpool.sites.osg import open_science_pool
+from hpcpool.sites.own import ad_hoc
 from hpcpool.sites.rcc import midway
 from hpcpool.sites.sdsc import comet, expanse
 from hpcpool.sites.tacc import stampede2, stampede3
 
 __all__ = [
+    "ad_hoc",
     "cc_in2p3",
     "comet",
     "cooley",

@@ -11,8 +11,9 @@ import pytest
 
 from hpcpool import Config, ConfigError, sites
 from hpcpool.launchers import usual_launcher
-from hpcpool.providers import option_checks
+from hpcpool.providers import SSHProvider, option_checks
 from hpcpool.providers.slurm import SlurmSystem
+from hpcpool.providers.ssh.host_jobs import job_files
 from tests.providers.answers import DATA, job
 from tests.providers.test_batch_systems import SYSTEMS
 
@@ -21,6 +22,7 @@ FOLDER = "/home/me/.hpcpool/runs/hpcpool-x1/b1"
 
 #: Each function with what a user must give, and something of what they may.
 CONFIGS: dict[str, Config] = {
+    "ad_hoc": sites.ad_hoc(["node1", "eve@node2:2222"], user="ada", identity="~/.ssh/cluster", workers_per_node=8),
     "cc_in2p3": sites.cc_in2p3(account="lsst", max_blocks=20),
     "cc_in2p3-hpc": sites.cc_in2p3(partition="hpc", nodes_per_block=2, licenses=None, scheduler_options="--hint=x"),
     "comet": sites.comet(account="abc123", nodes_per_block=2),
@@ -45,6 +47,7 @@ CONFIGS: dict[str, Config] = {
     "theta": sites.theta(project="proj", nodes_per_block=8),
 }
 REQUIRED = {
+    "ad_hoc": {"hosts": ["a", "b"]},
     "stampede2": {"partition": "p"},
     "stampede3": {"partition": "p"},
     "theta": {"project": "p"},
@@ -67,6 +70,8 @@ def script(config: Config) -> str:
     """The job script of a configuration; what the block itself runs is told, and how its nodes are reached."""
     (pool,) = config.node_pools
     nodes = pool.nodes_per_block
+    if isinstance(pool.provider, SSHProvider):
+        return on_each_machine(pool.provider)
     launcher = pool.launcher or usual_launcher(pool.provider, nodes)
     system = {**{kind: type(system) for kind, system in SYSTEMS.items()}, "slurm": SlurmSystem}[pool.provider.kind]
     folder = FOLDER if pool.provider.job_dir is None else f"{pool.provider.job_dir}/hpcpool-x1/b1"
@@ -79,6 +84,14 @@ def script(config: Config) -> str:
         walltime_s=option_checks.walltime_of(pool.provider),
     )
     return system(pool.provider).script(request)
+
+
+def on_each_machine(provider: SSHProvider) -> str:
+    """What is run on the machines of a list, and how they are logged in to."""
+    folder = f"{provider.scratch}/hpcpool-x1/b1"
+    files = job_files(folder, "/home/me/work", (), "# A manager.\n", {})
+    logins = "".join(f"# {login!r}\n" for login in provider.logins())
+    return logins + "".join(f"# -- {name}\n{content.decode()}" for name, content in files.items())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -110,12 +123,31 @@ def test_a_site_s_configuration_travels(name):
 @of_each_site
 def test_what_must_be_given_is_asked_for(name):
     parameters = inspect.signature(function(name)).parameters.values()
-    needed = {p.name for p in parameters if p.default is p.empty and p.kind is p.KEYWORD_ONLY}
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
     assert needed == set(REQUIRED.get(name, {"account": "a"}))
 
 
 def test_the_ports_of_an_access_point_are_those_that_are_listened_to():
     assert sites.open_science_pool(project="p", image="i", ports="9000-9010").ports == (9000, 9010)
+
+
+def test_an_ad_hoc_cluster_uses_all_its_machines_unless_it_is_told_otherwise():
+    hosts = ["a", "b", "c", "d", "e"]
+    assert sites.ad_hoc(hosts).node_pools[0].max_blocks == 5
+    assert sites.ad_hoc(hosts, nodes_per_block=2).node_pools[0].max_blocks == 2
+    assert sites.ad_hoc(hosts, max_blocks=3).node_pools[0].max_blocks == 3
+
+
+@pytest.mark.parametrize("hosts", [[], "node1"])
+def test_what_is_no_list_of_machines_is_refused(hosts):
+    with pytest.raises(ConfigError, match="valid: a list of machines, at least one"):
+        sites.ad_hoc(hosts)
+
+
+def test_a_number_of_nodes_that_cannot_be_is_refused_as_of_any_node_pool():
+    for wrong in (0, "two", 3):
+        with pytest.raises(ConfigError, match="nodes_per_block"):
+            sites.ad_hoc(["a", "b"], nodes_per_block=wrong)
 
 
 def test_a_constraint_that_a_machine_does_not_have_is_refused():

@@ -132,6 +132,16 @@ class CallStage:
             if os.path.lexists(path):
                 self._bring_back(path, file)
 
+    def failed(self, error: BaseException) -> None:
+        """Tell the user what a path of this node is called at home: a file that is not there, most often."""
+        path = error.filename if isinstance(error, OSError) else None
+        if path in self._made:
+            source = self._made[path].source
+            error.add_note(
+                f"{path} on {_host()} stands for {source} of the client's host, which was not there when the call "
+                "asked for it, or is an output; it can be read when a call has made it"
+            )
+
     def close(self) -> None:
         """Let go of the connection, the copies, and what was made."""
         self._hang_up()

@@ -11,8 +11,8 @@ import logging
 import os
 import socket
 import stat
-import tempfile
 
+from hpcpool.processes.new_file import NewFile
 from hpcpool.wire.file_transfer import (
     Answer,
     Differs,
@@ -33,9 +33,6 @@ from hpcpool.wire.file_transfer import (
 from hpcpool.wire.messages import MessageError
 
 log = logging.getLogger(__name__)
-
-#: Of a file's name, so much goes into the name of what is written beside it: names have at most 255 bytes.
-_NAME_CHARS = 60
 
 
 class ClientFiles:
@@ -120,24 +117,19 @@ class ClientFiles:
         folder, name = os.path.split(path)
         try:
             self._check_room(path, folder, request)
-            descriptor, beside = tempfile.mkstemp(".hpcpool", f".{name[:_NAME_CHARS]}.", folder)
+            new = NewFile(folder, name)
         except OSError as error:
             line.say(self._refusal("written", request.path, error))
             return
         try:
-            answer = self._receive(line, request, descriptor, path, beside)
-        except BaseException:
-            os.remove(beside)
-            raise
+            answer = self._receive(line, request, new, path)
         finally:
-            os.close(descriptor)
-        if not isinstance(answer, Done):
-            os.remove(beside)
+            new.close()
         line.say(answer)
 
-    def _receive(self, line: FileLine, request: PutFile, descriptor: int, path: str, beside: str) -> Answer:
+    def _receive(self, line: FileLine, request: PutFile, new: NewFile, path: str) -> Answer:
         line.say(Ready())
-        content = line.receive_content(descriptor)
+        content = line.receive_content(new.descriptor)
         end = line.hear()
         if not isinstance(end, End):
             raise MessageError("the end of a file is missing")
@@ -146,11 +138,11 @@ class ClientFiles:
         if (content.size, content.digest) != (request.size, end.digest):
             return Differs(f"{request.path} has come to {self._host} with other content than it was sent with")
         try:
-            os.fchmod(descriptor, self._mode(path, request.is_executable))
-            os.replace(beside, path)
+            os.fchmod(new.descriptor, self._mode(path, request.is_executable))
+            new.put_in_place(path)
         except OSError as error:
             return self._refusal("written", request.path, error)
-        self._made[request.path] = _identity(os.fstat(descriptor))
+        self._made[request.path] = _identity(os.fstat(new.descriptor))
         log.debug("file=%s bytes=%d came from a node", request.path, content.size)
         return Done()
 

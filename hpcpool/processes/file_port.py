@@ -66,9 +66,15 @@ def leave_word(run_directory: str, connection: Connection, found_at: tuple[objec
 
 
 def read_word(run_directory: str) -> FilePort:
-    """Return what the manager has left; `OSError` if it has gone."""
-    with open(os.path.join(run_directory, _FILE), "rb") as file:
-        return msgspec.json.decode(file.read(), type=FilePort)
+    """Return what the manager has left; `FileNotFoundError` where it has not left anything."""
+    try:
+        with open(os.path.join(run_directory, _FILE), "rb") as file:
+            return msgspec.json.decode(file.read(), type=FilePort)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"files of the client cannot be had on {socket.gethostname()} by a process that was started from another "
+            "host; let the call itself ask for their paths, and pass those on"
+        ) from None
 
 
 def _address(found_at: tuple[object, ...]) -> str:

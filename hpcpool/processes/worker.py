@@ -185,6 +185,8 @@ def _open_and_call(
         if staged.current is not None:
             staged.current.bring_back()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
+        if staged.current is not None:
+            staged.current.failed(error)
         return Status.FAILED, _failure(error)
     try:
         return Status.OK, pickle_value(result, store=store)

@@ -18,6 +18,9 @@ class Stage(Protocol):
     def bring_back(self) -> None:
         """The call has succeeded: bring to the client what it has made."""
 
+    def failed(self, error: BaseException) -> None:
+        """The call has failed: say with the error what a path in it stands for."""
+
     def close(self) -> None:
         """The call is over: let go of everything."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -71,6 +72,15 @@ def line(desk) -> FileLine:
 def ask(line: FileLine, request: Request) -> object:
     line.say(request)
     return line.hear()
+
+
+def on_the_way(folder: Path) -> list[str]:
+    """What is being written in a folder and has no name yet, or not its own."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(descriptor))
+    return [path for path in found if path.startswith(f"{folder}/")]
 
 
 def state(path: Path) -> tuple[int, int]:
@@ -207,9 +217,10 @@ def test_what_has_no_place_is_refused_before_it_is_sent(line, tmp_path):
 
 def test_a_worker_that_goes_in_the_middle_leaves_nothing(desk, line, tmp_path):
     assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
-    until(lambda: len(list(tmp_path.iterdir())) == 1)
-    line.close()
-    until(lambda: not list(tmp_path.iterdir()))
+    assert on_the_way(tmp_path)
+    desk.ends[0].close()
+    until(lambda: not on_the_way(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 # Connections
@@ -220,7 +231,8 @@ def test_a_block_that_ends_takes_its_connections_along_and_no_others(desk, tmp_p
     assert ask(ending, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
     assert ask(other, SeeFile("/")) is not None
     desk.desk.end("a-1")
-    until(lambda: not list(tmp_path.iterdir()))
+    until(lambda: not on_the_way(tmp_path))
+    assert not list(tmp_path.iterdir())
     assert ending.hear() is None
     assert ask(other, SeeFile("/")) is not None
 
@@ -230,7 +242,8 @@ def test_a_manager_that_is_lost_takes_its_connections_along_and_gets_no_new_ones
     assert ask(lost, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
     assert ask(other, SeeFile("/")) is not None
     desk.desk.lost("a-0", "host:1")
-    until(lambda: not list(tmp_path.iterdir()))
+    until(lambda: not on_the_way(tmp_path))
+    assert not list(tmp_path.iterdir())
     assert lost.hear() is None
     assert ask(other, SeeFile("/")) is not None
     assert desk.connect(manager="host:1").hear() is None
@@ -266,6 +279,8 @@ def test_who_does_not_speak_as_agreed_is_left_and_others_are_served(desk, said):
 
 def test_a_desk_that_is_closed_gives_everything_up(desk, line, tmp_path):
     assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
+    assert on_the_way(tmp_path)
     desk.desk.close()
+    assert not on_the_way(tmp_path)
     assert not list(tmp_path.iterdir())
     assert desk.ends[0].recv(1) == b""

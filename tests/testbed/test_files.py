@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -14,14 +15,24 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcpool import Config, File, FileMismatch, HPCPoolExecutor, MissingOutputs, NodePool, TaskKilled, TaskTimeout
+from hpcpool import (
+    BrokenPool,
+    Config,
+    File,
+    FileMismatch,
+    HPCPoolExecutor,
+    MissingOutputs,
+    NodePool,
+    TaskKilled,
+    TaskTimeout,
+)
 from hpcpool.providers import SSHProvider
 from hpcpool.wire import run_directory
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, until
 from tests.testbed import apart, sshd
 from tests.testbed.machine import missing, require
-from tests.testbed.namespaces import Host, hosts
+from tests.testbed.namespaces import Host, hosts, run
 
 pytestmark = pytest.mark.testbed
 
@@ -37,6 +48,7 @@ def home(tmp_path, monkeypatch) -> Path:
     apart.install(monkeypatch, tmp_path / "site")
     home = tmp_path / "home"
     (home / "data").mkdir(parents=True)
+    run(*apart.without(str(home), "true"))
     monkeypatch.chdir(home)
     return home
 
@@ -60,6 +72,16 @@ def read(file: File) -> tuple[str, bytes]:
 def write(file: File, data: bytes) -> File:
     Path(file).write_bytes(data)
     return file
+
+
+def on_the_way(home: Path) -> list[str]:
+    """What the interchange is writing there: files that have no name yet, or another one."""
+    interchange = Pool.below(os.getpid()).interchange
+    found = []
+    for descriptor in Path(f"/proc/{interchange.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(descriptor))
+    return [path for path in found if path.startswith(f"{home}/")]
 
 
 def leavings(home: Path) -> list[str]:
@@ -143,6 +165,12 @@ def test_what_has_another_hash_or_size_than_it_must_have_is_not_used(pool, home)
 def test_a_folder_is_not_brought(pool, home):
     with pytest.raises(IsADirectoryError, match="data cannot be brought from .*, as it is a folder: name its files"):
         pool.submit(read, File("data")).result(PATIENCE_S)
+
+
+def test_a_file_that_is_not_there_is_named_as_the_client_knows_it(pool, home):
+    with pytest.raises(FileNotFoundError) as caught:
+        pool.submit(read, File("data/none")).result(PATIENCE_S)
+    assert f"stands for {home}/data/none of the client's host, which was not there" in caught.value.__notes__[0]
 
 
 def test_what_the_node_sees_as_well_is_not_brought(pool, home):
@@ -308,12 +336,13 @@ def huge(home: Path) -> File:
 def test_a_call_that_is_ended_while_its_file_comes_back_leaves_none_of_it(pool, home, end):
     view = pool.options(timeout=3) if end == "timeout" else pool
     future = view.submit(make_huge, File("huge"))
-    until(lambda: leavings(home))
+    until(lambda: on_the_way(home))
     assert pool.submit(abs, -1).result(PATIENCE_S) == 1, "nothing else is held up"
     if end == "kill":
         future.kill()
     assert isinstance(future.exception(PATIENCE_S), TaskKilled | TaskTimeout)
-    until(lambda: not leavings(home))
+    until(lambda: not on_the_way(home))
+    assert not leavings(home)
     assert not (home / "huge").exists()
 
 
@@ -337,13 +366,14 @@ def test_a_node_that_is_lost_in_the_middle_leaves_no_half_file_and_the_call_runs
     with executor(nodes(home, blocks=2)) as pool:
         pool.wait_for_workers(4, PATIENCE_S)
         future = pool.submit(make_once_huge, File("y"), home.parent / "ran")
-        until(lambda: leavings(home))
+        until(lambda: on_the_way(home))
         worker = psutil.Process(int((home.parent / "ran").read_text()))
         manager = worker.parent().parent()
         manager.kill()
         assert future.result(PATIENCE_S) is None
         assert (home / "y").read_bytes() == b"small"
-        until(lambda: not leavings(home))
+        until(lambda: not on_the_way(home))
+        assert not leavings(home)
     run_directory.remove_dead()  # as the next pool does with what a killed manager has left on its host
 
 
@@ -359,10 +389,21 @@ def make_once_huge(file: File, ran: Path) -> None:
 def test_a_pool_that_is_ended_in_the_middle_leaves_no_half_file(home):
     with executor(nodes(home)) as pool:
         pool.submit(make_huge, File("huge"))
-        until(lambda: leavings(home))
+        until(lambda: on_the_way(home))
         pool.kill_workers()
-    until(lambda: not leavings(home))
+    assert not leavings(home)
     assert not (home / "huge").exists()
+
+
+def test_an_interchange_that_is_killed_in_the_middle_leaves_no_half_file(home):
+    with executor(nodes(home)) as pool:
+        future = pool.submit(make_huge, File("huge"))
+        until(lambda: on_the_way(home))
+        interchange = Pool.below(os.getpid()).interchange
+        interchange.kill()
+        assert isinstance(future.exception(PATIENCE_S), BrokenPool)
+        assert not (home / "huge").exists()
+        assert not leavings(home)
 
 
 def test_memory_stays_flat(pool, home):
@@ -441,10 +482,11 @@ def test_a_host_that_is_cut_off_while_its_file_comes_back_leaves_none_of_it(over
     with executor(config) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
         future = pool.submit(make_once_huge, File("y"), home.parent / "ran")
-        until(lambda: leavings(home))
+        until(lambda: on_the_way(home))
         first = next(host for host in pair if host.name in (home.parent / "host").read_text())
         first.cut()
         assert future.result(3 * PATIENCE_S) is None
         assert (home / "y").read_bytes() == b"small"
-        until(lambda: not leavings(home))
+        until(lambda: not on_the_way(home))
+        assert not leavings(home)
         first.heal()

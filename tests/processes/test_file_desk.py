@@ -148,6 +148,11 @@ def test_the_probe_of_a_node_tells_whether_the_folder_is_the_same(line, tmp_path
 # Reading
 
 
+def overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"other")
+
+
 def test_a_file_is_sent_with_its_hash_and_whether_it_is_a_program(line, tmp_path):
     (tmp_path / "x").write_bytes(DATA)
     (tmp_path / "x").chmod(0o755)
@@ -166,12 +171,13 @@ def test_a_file_in_another_state_is_not_sent(line, tmp_path):
     assert ask(line, GetFile(str(tmp_path / "pipe"), (0, 0))).errno == errno.EINVAL
 
 
-def test_a_file_that_changes_while_it_is_sent_is_told_at_the_end(line, tmp_path):
+@pytest.mark.parametrize("change", [lambda path: os.truncate(path, 10), overwrite], ids=["its size", "its content"])
+def test_a_file_that_changes_while_it_is_sent_is_told_at_the_end(line, tmp_path, change):
     path = tmp_path / "x"
     with path.open("wb") as file:
         file.truncate(64 * 2**20)  # more than fits into the sockets: its end is read after the change
     assert ask(line, GetFile(str(path), state(path))) == Ready()
-    os.truncate(path, 10)
+    change(path)
     with (tmp_path / "y").open("wb") as file:
         line.receive_content(file.fileno())
     assert isinstance(line.hear(), Differs)

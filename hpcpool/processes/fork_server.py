@@ -45,15 +45,7 @@ def main(argv: list[str]) -> None:
     if not isinstance(begin, Begin):
         raise RuntimeError(f"the first message to a fork server was {begin}")
     os.chdir(os.path.dirname(begin.directory))  # workers go where the client is
-    if begin.log_path:
-        _write_stderr_to(begin.log_path)
     ForkServer(channel, begin.directory, begin.start_method, int(census)).serve()
-
-
-def _write_stderr_to(path: str) -> None:
-    log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.dup2(log, 2)
-    os.close(log)
 
 
 class ForkServer:

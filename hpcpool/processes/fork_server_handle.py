@@ -26,8 +26,8 @@ class ForkServerHandle:
 
     def __init__(self, directory: str, start_method: str, census: int, log_path: str | None = None) -> None:
         self._directory = directory
-        self._process, self._channel = fork_server_process.start(census)
-        self._say(Begin(directory, start_method, log_path or ""))
+        self._process, self._channel = fork_server_process.start(census, log_path)
+        self._say(Begin(directory, start_method))
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is something to hear."""

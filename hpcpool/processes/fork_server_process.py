@@ -5,6 +5,8 @@ It imports next to nothing: so the interchange starts one before all else, and b
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -23,33 +25,45 @@ class ForkServerProcess(NamedTuple):
     channel: socket.socket
 
 
-#: What `start_ahead` has started, until it is wanted.
-_ahead: list[ForkServerProcess] = []
+#: What `start_ahead` has started, until it is wanted, and where its stderr goes.
+_ahead: list[tuple[ForkServerProcess, str]] = []
 
 
-def start(census: int) -> ForkServerProcess:
+def start(census: int, log_path: str | None) -> ForkServerProcess:
     """Return a fork server, which may have been started ahead; it waits for its orders.
 
     Args:
         census: a descriptor that it keeps open; below 0: none.
+        log_path: where its stderr goes; None: where this process's own goes.
 
     Raises `OSError` if it cannot be started.
     """
-    return _ahead.pop() if _ahead else _start(census)
+    if not _ahead or log_path is None:
+        return _start(census, log_path)
+    started, its_log = _ahead.pop()
+    os.rename(its_log, log_path)  # what it has open; also what it may have said before it died
+    return started
 
 
-def start_ahead(census: int) -> None:
-    """Start the fork server that will be wanted first. It ends with this process."""
-    _ahead.append(_start(census))
+def start_ahead(census: int, log_path: str) -> None:
+    """Start the fork server that will be wanted first. It ends with this process.
+
+    Args:
+        census: as of `start`.
+        log_path: where its stderr goes until it is wanted; on the same file system as where it goes then.
+    """
+    _ahead.append((_start(census, log_path), log_path))
 
 
-def _start(census: int) -> ForkServerProcess:
+def _start(census: int, log_path: str | None) -> ForkServerProcess:
     channel, end = socket.socketpair(socket.AF_UNIX, CHANNEL_TYPE)
-    with end:
+    with end, contextlib.ExitStack() as files:
+        log_file = files.enter_context(open(log_path, "ab")) if log_path is not None else None
         try:
             process = subprocess.Popen(
                 start_command("fork-server", end.fileno(), census),
                 stdin=subprocess.DEVNULL,
+                stderr=log_file,
                 pass_fds=(end.fileno(), census) if census >= 0 else (end.fileno(),),
             )
         except BaseException:

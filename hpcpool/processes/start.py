@@ -23,11 +23,11 @@ def _run() -> None:
         sys.path.append(root)
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role == "interchange":
-        census, hosts_node = sys.argv[-2:]
+        directory, *_, census, hosts_node = sys.argv[2:]
         if hosts_node == "True":  # the fork server of that node may as well load its modules now
             from hpcpool.processes.fork_server_process import start_ahead
 
-            start_ahead(int(census))
+            start_ahead(int(census), os.path.join(directory, "fork-server.log"))
         from hpcpool.processes.interchange import main
     elif role == "manager":
         from hpcpool.processes.manager_process import main

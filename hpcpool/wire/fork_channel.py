@@ -22,8 +22,6 @@ class Begin(_Struct, tag=6):
     directory: str
     #: How workers are started.
     start_method: str
-    #: Where stderr goes; "": where it goes.
-    log_path: str
 
 
 class StartWorker(_Struct, tag=1):

@@ -186,7 +186,7 @@ def is_closed(connection: socket.socket) -> bool:
 @pytest.mark.once
 def test_a_block_cannot_pass_for_another_and_its_key_ends_with_it():
     with executor(far_nodes(blocks=2)) as pool:
-        until(lambda: len(managers(pool)) == 2)
+        until(lambda: len(pool.status().nodes) == 2, "both have registered")
         first, _ = managers(pool)
         connection = json.loads(connection_file(first).read_text())
         ways = connection["addresses"], connection["authority"].encode(), connection["key"].encode()

@@ -80,9 +80,9 @@ class Client:
         self._waiting = Waiting()
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
-        self._incoming = Incoming(self._stream)
         self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
-        self._kept = KeptResults(self.store, self, self._incoming, self._sender)
+        self._incoming = Incoming(self._stream, self._sender.flush)
+        self._kept = KeptResults(self.store, self, self._incoming)
         #: Who asks how the pool is, or waits for workers.
         self.inquiries = Inquiries(self.tell)
         self._broken: Broken | None = None

@@ -15,10 +15,16 @@ Arrived = tuple[ToClient, list[Any]]
 
 
 class Incoming:
-    """Reads the stream from the interchange. Belongs to the client's thread."""
+    """Reads the stream from the interchange. Belongs to the client's thread.
 
-    def __init__(self, stream: Stream) -> None:
+    Args:
+        stream: from the interchange.
+        flush: sends what waits to be sent; other threads may send on the same stream.
+    """
+
+    def __init__(self, stream: Stream, flush: Callable[[], None]) -> None:
         self._stream = stream
+        self._flush = flush
         #: What came while the thread waited for something else, in order.
         self._deferred: list[Arrived] = []
         self._trouble: MessageError | None = None
@@ -48,14 +54,14 @@ class Incoming:
             is_done: says whether that is enough.
             until: the latest (the monotonic clock), then `TimeoutError`; None: as long as it takes.
         """
+        self._flush()
         while not is_done() and self._stream.is_open and self._trouble is None:
             poll = select.poll()
             poll.register(self._stream, select.POLLIN | (select.POLLOUT if self._stream.wants_to_write else 0))
             ready = poll.poll(None if until is None else max(0.0, until - time.monotonic()) * 1000)
             if not ready:
                 raise TimeoutError
-            if self._stream.wants_to_write:
-                self._stream.flush()
+            self._flush()
             self._read(hear)
 
     def _read(self, hear: Callable[[Fetched], None]) -> None:

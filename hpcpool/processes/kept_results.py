@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hpcpool.processes.incoming import Incoming
-from hpcpool.processes.sender import Sender
 from hpcpool.wire import segments
 from hpcpool.wire.messages import Drop, Fetch, Fetched, Outcome, Struct
 from hpcpool.wire.packing import discard, references
@@ -40,14 +39,13 @@ class KeptResults:
     Args:
         store: of the client's segments.
         client: let go of when it ends: it has this.
-        incoming, sender: its ways from and to the interchange, for its own thread.
+        incoming: its way from the interchange, for its own thread.
     """
 
-    def __init__(self, store: SegmentStore, client: _Client, incoming: Incoming, sender: Sender) -> None:
+    def __init__(self, store: SegmentStore, client: _Client, incoming: Incoming) -> None:
         self._store = store
         self._client: _Client | None = client
         self._incoming = incoming
-        self._sender = sender
         self._changed = threading.Condition()
         #: Those whose content is away and may come, by their paths.
         self._away: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
@@ -71,7 +69,6 @@ class KeptResults:
         if client is not None:
             self._ask(segment, client)
             if client.is_io_thread:
-                self._sender.flush()
                 self._incoming.wait(self.on_fetched, lambda: _is_settled(segment), until)
             else:
                 self._wait(segment, until)

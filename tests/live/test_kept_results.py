@@ -19,6 +19,7 @@ from hpcpool.core.scheduler import DRAIN_S
 from tests.live import calls, far
 from tests.live.folder_system import folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, until
+from tests.live.scripts import script
 
 pytestmark = pytest.mark.live
 
@@ -410,6 +411,43 @@ def test_what_was_kept_in_a_pool_that_is_killed_is_lost():
     assert isinstance(error, ResultLost)
     assert "the pool ended before anybody had asked for it" in str(error)
     pool.shutdown()
+
+
+def test_what_was_kept_is_lost_with_the_interchange_and_leaves_nothing():
+    pool = HPCPoolExecutor(hosts("a"))
+    kept = pool.options(keep=True).submit(ones)
+    wait([kept], PATIENCE_S)
+    home = Files("a")._there
+    shm = (home / "shm").resolve()
+    Pool.below(os.getpid()).interchange.kill()
+    error = kept.exception(PATIENCE_S)
+    assert isinstance(error, ResultLost)
+    until(lambda: not home.exists() and not shm.exists(), "the node's files are gone")
+    pool.shutdown()
+
+
+PROGRAM = """
+import os
+from concurrent.futures import wait
+from hpcpool import HPCPoolExecutor, NodePool
+from tests.live import far
+
+pool = HPCPoolExecutor(NodePool(far.FarProvider(), workers_per_node=1))
+kept = [pool.options(keep=True).submit(bytes, 2**20) for _ in range(3)]
+wait(kept)
+print("in", pool.submit(lambda: os.readlink("/proc/%d/cwd" % os.getppid())).result(), flush=True)
+pool.submit(__import__("time").sleep, 600).result()
+"""
+
+
+def test_when_the_client_is_killed_nothing_that_was_kept_stays(tmp_path):
+    with script(tmp_path / "program.py", PROGRAM) as program:
+        program.wait_for("in ")
+        home = Path(program.out.split()[1])
+        shm = (home / "shm").resolve()
+        assert len(names(home, "node-")) == 3
+        os.kill(program.pid, signal.SIGKILL)
+        until(lambda: not home.exists() and not shm.exists(), "the node's files are gone")
 
 
 def test_a_worker_that_dies_takes_no_kept_result_along():

@@ -22,7 +22,7 @@ def ends() -> Iterator[tuple[Stream, Stream]]:
 
 def test_who_waits_hears_of_what_is_fetched_and_all_is_kept_in_order(ends):
     here, there = ends
-    incoming = Incoming(here)
+    incoming = Incoming(here, here.flush)
     heard: list[str] = []
     for batch in ([Warn("1"), Fetched("a")], [Capacity(1, 1), Fetched("b"), Warn("2")], [Fetched("c")]):
         there.send(encode(batch))
@@ -38,7 +38,7 @@ def test_who_waits_hears_of_what_is_fetched_and_all_is_kept_in_order(ends):
 
 def test_it_waits_until_it_comes_and_no_longer_than_it_may(ends):
     here, there = ends
-    incoming = Incoming(here)
+    incoming = Incoming(here, here.flush)
     heard: list[str] = []
     with pytest.raises(TimeoutError):
         incoming.wait(lambda message: heard.append(message.path), lambda: bool(heard), time.monotonic() + 0.05)
@@ -52,7 +52,7 @@ def test_it_waits_until_it_comes_and_no_longer_than_it_may(ends):
 def test_what_must_go_out_first_does(ends):
     """More than the kernel takes at once, and the other side answers when it has all of it."""
     here, there = ends
-    incoming = Incoming(here)
+    incoming = Incoming(here, here.flush)
     here.send(encode([Warn("x")]), [bytes(8 * 2**20)])
     assert here.wants_to_write
 
@@ -72,14 +72,14 @@ def test_what_must_go_out_first_does(ends):
 def test_it_does_not_wait_for_a_stream_that_has_ended(ends):
     here, there = ends
     there.close()
-    incoming = Incoming(here)
+    incoming = Incoming(here, here.flush)
     incoming.wait(lambda message: None, lambda: False, None)
     assert not here.is_open
 
 
 def test_what_is_no_message_is_said_in_its_turn(ends):
     here, there = ends
-    incoming = Incoming(here)
+    incoming = Incoming(here, here.flush)
     there.send(encode([Warn("1")]))
     there.send(b"nonsense")
     incoming.wait(lambda message: None, lambda: False, None)

@@ -384,7 +384,8 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _unseal(self) -> None:
         """Open the outcome, once: in the first thread that asks, while others wait for it."""
-        self._bring(None)  # before others can wait for this thread: it may be they who have to hear of it
+        if self._is_kept:  # before others can wait for this thread: it may be they who have to hear of it
+            self._bring(None)
         me = threading.get_ident()
         with _quick[0]:
             if not self._is_sealed or self._opening == me:  # opened, or asked for by the very code that it runs

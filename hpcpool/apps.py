@@ -50,6 +50,7 @@ class Options(TypedDict, total=False):
     ranks: int | None
     pool: str | None
     time_request: float | None
+    keep: bool
 
 
 class App(Generic[T]):
@@ -168,7 +169,7 @@ def python_app(
     Args:
         executor: whose workers run it: an `HPCPoolExecutor` or a view of one. None: decided at each call (see above).
         **options: `retries`, `retry_on`, `timeout`, `priority`, `crash_limit`, `name`, `cores`, `gpus`, `memory`,
-            `nodes`, `ranks`, `pool` and `time_request`, as for `HPCPoolExecutor.options`.
+            `nodes`, `ranks`, `pool`, `time_request` and `keep`, as for `HPCPoolExecutor.options`.
 
     Raises:
         TypeError, ValueError: an argument is none of these, or has an impossible value.

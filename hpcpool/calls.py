@@ -175,6 +175,7 @@ class Calls(Executor):
         ranks: int | _Unset | None = UNSET,
         pool: str | _Unset | None = UNSET,
         time_request: float | _Unset | None = UNSET,
+        keep: bool | _Unset = UNSET,
     ) -> ExecutorView:
         """Return a view of this executor whose calls have these options; views can be viewed again.
 
@@ -196,6 +197,10 @@ class Calls(Executor):
             pool: the name of the node pool to run in, or one of the `labels` of several. None, the default: any.
             time_request: seconds that a call is expected to run, if its `timeout` does not say so: it is not started on
                 a node that has less left.
+            keep: True: a result of 128 KiB or more stays at the node that made it. Its value crosses to this host only
+                when somebody asks (`result()`, `exception()`), once. Calls that take the future run at that node if
+                there is room, and read it there. It is freed with its future; if its node is lost before, asking raises
+                `ResultLost`. With `map` each result is kept. Default False.
 
         Raises:
             TypeError, ValueError: an option is none, or no node pool can ever run such calls. What is known only when
@@ -222,6 +227,7 @@ class Calls(Executor):
             ranks=ranks,
             pool=pool,
             time_request=time_request,
+            keep=keep,
         )
         config = self._pool._config
         if options.needs is not None or (options.timeout_s and any(pool.walltime_s for pool in config.node_pools)):

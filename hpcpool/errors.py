@@ -64,6 +64,13 @@ class NodeLost(HPCPoolError, BrokenProcessPool):
     """The node that ran the call vanished more often than `loss_limit` allows, or lost calls are not run again."""
 
 
+class ResultLost(HPCPoolError, BrokenProcessPool):
+    """A result was kept where it was made (`options(keep=True)`), and has gone with its node before anybody asked.
+
+    Also when the pool broke or was ended by force before. The call has run; submit it again if its result is needed.
+    """
+
+
 class ResourcesUnavailable(HPCPoolError, RuntimeError):
     """No node of any pool has what the call needs: it was not run. The message says what nodes there are."""
 

@@ -164,7 +164,7 @@ def _fall(future: TaskFuture[Any], cause: Future[Any], *, inner: bool) -> None:
         future._origin = origin
         future._finish(lambda: (None, origin.exception()))
     else:
-        outcomes.fail_by_dependency(future, cause)
+        future._finish(outcomes.by_dependency(future, cause))
 
 
 class _Turns(threading.local):

@@ -39,6 +39,7 @@ def changed(
     ranks: int | _Unset | None = UNSET,
     pool: str | _Unset | None = UNSET,
     time_request: float | _Unset | None = UNSET,
+    keep: bool | _Unset = UNSET,
 ) -> CallOptions:
     """Return options with those given replaced; `TypeError` or `ValueError` for what is none."""
     changes: dict[str, Any] = {}
@@ -56,6 +57,10 @@ def changed(
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, not {name!r}")
         changes["name"] = name
+    if not isinstance(keep, _Unset):
+        if not isinstance(keep, bool):
+            raise TypeError(f"keep must be True or False, not {keep!r}")
+        changes["keep"] = keep
     needed = _needed(cores, gpus, memory, nodes, ranks, pool, time_request)
     if needed:
         needs = (options.needs or NO_NEEDS)._replace(**needed)

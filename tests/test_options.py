@@ -132,6 +132,17 @@ def test_a_name_is_a_string(value: Any):
         changed(DEFAULTS, name=value)
 
 
+def test_results_are_kept_where_they_were_made_or_not():
+    assert changed(DEFAULTS, keep=True) == CallOptions(keep=True)
+    assert changed(changed(DEFAULTS, keep=True), keep=False, retries=1) == CallOptions(retries=1)
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes"], ids=repr)
+def test_whether_results_are_kept_is_true_or_false(value: Any):
+    with pytest.raises(TypeError, match="^keep must be True or False, not "):
+        changed(DEFAULTS, keep=value)
+
+
 # -- what calls need
 
 

@@ -35,6 +35,7 @@ _ELSEWHERE = dict.fromkeys(("max_workers", "workers"), _OF_NODES) | {
         "nodes",
         "ranks",
         "time_request",
+        "keep",
     )
 }
 

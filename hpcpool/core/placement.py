@@ -289,16 +289,19 @@ class Placement:
             self._look_at_reservation(line, priority, special, now)
         if line.tried == (task, self._managers.version):
             return None
-        names = self._find(line, priority, special, now)
+        names = self._find(line, priority, special, now, self._tasks[task].home)
         if names is None:
             if not line.reserved:
                 self._reserve(line, priority, special, now)
             line.tried = (task, self._managers.version)
         return names
 
-    def _find(self, line: Line, priority: int, special: Special, now: float) -> tuple[bytes, ...] | None:
+    def _find(
+        self, line: Line, priority: int, special: Special, now: float, home: bytes | None
+    ) -> tuple[bytes, ...] | None:
         nodes: dict[str, list[bytes]] = {}
-        for name in chain(self._managers.free, line.reserved, self._reserved_below(priority)):
+        first = (home,) if home is not None and home in self._managers.free else ()
+        for name in chain(first, self._managers.free, line.reserved, self._reserved_below(priority)):
             manager = self._managers.by_name[name]
             slots = self._fit(line, special, manager, now)
             if slots is None or manager.room < slots:

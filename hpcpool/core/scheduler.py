@@ -12,11 +12,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
+from hpcpool.core.ends import Ends
+from hpcpool.core.held import NOBODY, Held
+from hpcpool.core.homes import Homes
 from hpcpool.core.leases import Batch, Dropped, Reason, Request
 from hpcpool.core.managers import Manager, Managers
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
 from hpcpool.core.placement import Asked, Placement
 from hpcpool.core.priority_queue import PriorityQueue
+from hpcpool.core.sharing import Sharing
 from hpcpool.core.task import Special, Task
 
 #: So long before its end a manager gets nothing new (seconds): what has been started may finish, and outcomes arrive.
@@ -62,13 +66,11 @@ class Scheduler:
         #: How many tasks have been cancelled in the queue since it was last swept.
         self._stale = 0
         self._managers = Managers()
+        self._homes = Homes(self._managers)
+        self._held = Held(self._managers, self._tasks)
         self._placement = Placement(self._managers, self._tasks, pools, labels)
-        #: When blocks end (seconds, the clock of `now`), and when the next of the managers must be drained.
-        self._block_ends: dict[str, float] = {}
-        self._drain_s = drain_s
-        self._drain_at = math.inf
-        #: Managers that are to be asked for what they have not started, whoever is idle.
-        self._recalls: dict[bytes, None] = {}
+        self._ends = Ends(self._managers, drain_s)
+        self._sharing = Sharing(self._managers, self._placement)
         self._orders_to_kill: list[tuple[bytes, int]] = []
 
     @property
@@ -83,8 +85,8 @@ class Scheduler:
 
     @property
     def backlog(self) -> int:
-        """How many tasks wait in the queue and in lines."""
-        return self._queued + self._placement.waiting
+        """How many tasks wait: in the queue, in lines, or for what they need."""
+        return self._queued + self._placement.waiting + len(self._held)
 
     @property
     def in_lines(self) -> int:
@@ -99,7 +101,7 @@ class Scheduler:
     @property
     def wake_at(self) -> float | None:
         """When `dispatch` must be called next, whatever happens; None: there is no need."""
-        return None if self._drain_at == math.inf else self._drain_at
+        return None if self._ends.drain_at == math.inf else self._ends.drain_at
 
     def waiting(self) -> list[tuple[Needs, int]]:
         """Return how many tasks wait, by what they need; the time in `Needs` is not that of any one of them."""
@@ -114,7 +116,7 @@ class Scheduler:
     def manager_of(self, task: int) -> bytes | None:
         """Return who holds a task; None if nobody does."""
         known = self._tasks.get(task)
-        return known.manager if known is not None else None
+        return known.manager or None if known is not None else None
 
     def held_by(self, manager: bytes) -> int:
         """Return how many tasks a manager holds, those included that run on another and have its node, too."""
@@ -129,10 +131,24 @@ class Scheduler:
     # -- tasks --
 
     def submitted(
-        self, task: int, priority: int, crash_limit: int, needs: Needs | None = None, time_s: float = 0.0
+        self,
+        task: int,
+        priority: int,
+        crash_limit: int,
+        needs: Needs | None = None,
+        time_s: float = 0.0,
+        home: bytes | None = None,
     ) -> None:
-        """Queue a task; `time_s`: it runs no longer than this (seconds), 0: nobody knows."""
+        """Queue a task.
+
+        Args:
+            task, priority, crash_limit, needs: as the client says.
+            time_s: it runs no longer than this (seconds); 0: nobody knows.
+            home: the manager that has what it needs; None: none in particular.
+        """
         known = Task(priority, crash_limit)
+        if home is not None:
+            known.home = home
         if needs is not None or time_s:
             known.special = Special((needs or NO_NEEDS)._replace(time_s=0.0), time_s)
         self._tasks[task] = known
@@ -195,15 +211,15 @@ class Scheduler:
         if known is None:
             return None
         if known.manager is None:
-            self._unqueue(known)
-        else:
+            self._unqueue(task, known)
+        elif not self._held.discard(task):
             self._release(known.manager, task, known)
-        return known.manager
+        return known.manager or None
 
     def kill(self, task: int) -> bytes | None:
         """A task must end; returns the manager that must be told. One that no manager holds is forgotten."""
         known = self._tasks.get(task)
-        if known is None or known.manager is None:
+        if known is None or not known.manager:
             return self.cancelled(task)
         known.is_killed = True
         return known.manager
@@ -211,7 +227,7 @@ class Scheduler:
     def withdraw(self, keep: int) -> list[int]:
         """Give up all tasks beyond this id that no manager holds; returns them."""
         self._keep = keep
-        withdrawn = [task for task, known in self._tasks.items() if known.manager is None and task > keep]
+        withdrawn = [task for task, known in self._tasks.items() if not known.manager and task > keep]
         for task in withdrawn:
             self.cancelled(task)
         return withdrawn
@@ -236,6 +252,23 @@ class Scheduler:
                 self._enqueue(task, known, first=True)
         return dropped
 
+    def hold(self, task: int, *, is_at_home: bool) -> None:
+        """A leased task cannot go to its manager yet, which lacks something.
+
+        Args:
+            task: waits until `resume` is called.
+            is_at_home: it could run at its home now, and does as soon as there is room.
+        """
+        known = self._tasks[task]
+        self._release(known.manager or NOBODY, task, known)
+        self._held.add(task, (known.home if is_at_home and known.special is None else None) or NOBODY)
+
+    def resume(self, tasks: Sequence[int]) -> None:
+        """What these tasks have waited for is there, or never will be; others it may name at will."""
+        for task in reversed(tasks):
+            if self._held.discard(task):
+                self._enqueue(task, self._tasks[task], first=True)
+
     # -- managers --
 
     def manager_joined(
@@ -251,7 +284,7 @@ class Scheduler:
             shape: its node; None: slots of one core.
         """
         shape = (shape or Shape(slots))._replace(slots=slots)
-        known = Manager(manager, shape, slots, limit, pool, block, self._block_ends.get(block, math.inf))
+        known = Manager(manager, shape, slots, limit, pool, block, self._ends.of(block))
         self._managers.join(known)
         self._note_end(known)
         self._placement.seen(pool, shape)
@@ -266,17 +299,14 @@ class Scheduler:
 
     def block_ends(self, block: str, at: float, pool: str, now: float) -> None:
         """The nodes of a block of this pool will be taken away at this moment (the clock of `dispatch`)."""
-        self._block_ends[block] = at
-        for manager in self._managers.by_name.values():
-            if manager.block == block:
-                manager.ends_at = at
-                self._note_end(manager)
+        for manager in self._ends.block_ends(block, at):
+            self._note_end(manager)
         self._placement.lasts(pool, at - now)
 
     def _note_end(self, manager: Manager) -> None:
         if manager.ends_at == math.inf:
             return
-        self._drain_at = min(self._drain_at, manager.ends_at - self._drain_s)
+        self._ends.note(manager)
         if not self._placement.heeds_time:
             self._placement.heeds_time = True
             self._move_timed_tasks()
@@ -286,6 +316,7 @@ class Scheduler:
         timed = [task for task in self._queue if self._is_queued(task) and self._tasks[task].special is not None]
         for task in timed:
             self._queued -= 1
+            self._homes.discard(task, self._tasks[task])
             self._enqueue(task, self._tasks[task])
         moved = set(timed)
         self._queue.keep(lambda task: task not in moved)
@@ -325,6 +356,11 @@ class Scheduler:
         del self._tasks[task]
         return [Dropped(task, Reason.KILLED if known.is_killed else Reason.LOST)]
 
+    def take_drained(self) -> list[bytes]:
+        """Return the managers whose end has come near since this was asked last."""
+        names, self._ends.drained = self._ends.drained, []
+        return names
+
     def orders_to_kill(self) -> list[tuple[bytes, int]]:
         """Return the managers that must end a task, and which: the task has lost another of its nodes."""
         orders, self._orders_to_kill = self._orders_to_kill, []
@@ -344,9 +380,11 @@ class Scheduler:
         Args:
             now: the clock of `block_ends`; it does not matter as long as no block has an end.
         """
-        if now >= self._drain_at:
-            self._drain(now)
+        for name in self._ends.drain(now):
+            self._sharing.recall(name)
         batches: dict[bytes, list[int]] = {}
+        if self._held:
+            self._held.serve(batches)
         has_lines = bool(self._placement.waiting)
         if has_lines:
             self._serve_lines(batches, now, ahead=False)
@@ -359,49 +397,11 @@ class Scheduler:
     @property
     def has_requests(self) -> bool:
         """Whether `share` has something to say although there is only one manager."""
-        return bool(self._recalls or self._placement.recalls)
+        return self._sharing.has_recalls
 
     def share(self) -> list[Request]:
-        """Ask managers that hold unstarted tasks for some of them, when others have nothing to do.
-
-        And ask those for all of them that are kept free for a wide task, or are about to end.
-        """
-        requests = self._recall() if self.has_requests else []
-        wanted = self._managers.free_slots - self._managers.asked
-        if self._queued or wanted <= 0:
-            return requests
-        givers = self._managers.givers
-        while wanted > 0 and givers:
-            name, _ = givers.popitem(last=False)
-            manager = self._managers.by_name[name]
-            spare = len(manager.leases) - manager.slots
-            if manager.tied:
-                # It gives the newest, whatever they are: so it is asked for all, if there is one of use among them.
-                if spare > len(manager.tied):
-                    wanted -= self._ask(manager, spare, requests)
-            elif spare > 0:
-                wanted -= self._ask(manager, min(spare, wanted), requests)
-        return requests
-
-    def _recall(self) -> list[Request]:
-        requests: list[Request] = []
-        names, self._recalls = [*self._recalls, *self._placement.take_recalls()], {}
-        for name in names:
-            manager = self._managers.by_name.get(name)
-            if manager is None or not manager.leases:
-                continue
-            if manager.asked:
-                self._recalls[name] = None  # when it has answered
-            else:
-                self._ask(manager, len(manager.leases), requests)
-        return requests
-
-    def _ask(self, manager: Manager, count: int, requests: list[Request]) -> int:
-        self._managers.givers.pop(manager.name, None)
-        manager.asked = count
-        self._managers.asked += count
-        requests.append(Request(manager.name, count))
-        return count
+        """Return which managers are to be asked for unstarted tasks (see `core.sharing`)."""
+        return self._sharing.requests(has_queued=bool(self._queued))
 
     @property
     def has_unavailable(self) -> bool:
@@ -412,7 +412,7 @@ class Scheduler:
         """Return the tasks that no node could ever run, now given up."""
         tasks = self._placement.take_hopeless()
         for task in tasks:
-            self._unqueue(self._tasks.pop(task))
+            self._unqueue(task, self._tasks.pop(task))
         return [Dropped(task, Reason.UNAVAILABLE) for task in tasks]
 
     def offered(self) -> str:
@@ -425,14 +425,19 @@ class Scheduler:
         while self._queued and managers:
             for turns_left in range(min(len(managers), _SPREAD), 0, -1):
                 self._lease_to(managers.popitem(last=False)[0], -(-self._queued // turns_left), batches, ahead=ahead)
-                if not self._queued:
-                    return
+                if not self._queued or not managers:  # tasks that went home have filled others, too
+                    break
 
     def _lease_to(self, name: bytes, fair: int, batches: dict[bytes, list[int]], *, ahead: bool) -> None:
         manager = self._managers.by_name[name]
-        room = (manager.limit if ahead else manager.slots) - len(manager.leases)
+        room = min((manager.limit if ahead else manager.slots) - len(manager.leases), fair)
+        if self._homes:
+            while room > 0 and self._queued:
+                room -= self._lease_to_one(name, batches, ahead=ahead) is manager
+            self._managers.sort_in(manager)
+            return
         tasks = batches.setdefault(name, [])
-        for _ in range(min(room, fair)):
+        for _ in range(room):
             task, known = self._dequeue()
             known.manager = name
             manager.leases[task] = None
@@ -451,7 +456,7 @@ class Scheduler:
             if self._queued and not is_full and (plain := self._plain_head()) < turn:
                 name = self._placement.next_in_turn(-plain[0], ahead=ahead)
                 if name is not None:
-                    self._lease_to_one(name, batches)
+                    self._lease_to_one(name, batches, ahead=ahead)
                     continue
                 is_full = True
             heapq.heappop(heads)
@@ -463,32 +468,32 @@ class Scheduler:
                 if line.queued:
                     heapq.heappush(heads, (self._placement.turn(line), line))
 
-    def _lease_to_one(self, name: bytes, batches: dict[bytes, list[int]]) -> None:
+    def _lease_to_one(self, name: bytes, batches: dict[bytes, list[int]], *, ahead: bool) -> Manager:
+        """Lease the next task of the queue to a manager, or to its home if there is room; return who has got it."""
         manager = self._managers.by_name[name]
-        task, known = self._dequeue()
-        known.manager = name
+        task = None
+        if self._homes:
+            head = self._plain_head()[1]
+            task = self._homes.next(name, head, self._tasks[head])
+        if task is None:
+            task, known = self._dequeue()
+        else:
+            known = self._tasks[task]
+            self._queued -= 1
+            self._note_stale()
+        if known.home is not None:
+            manager = self._homes.leave(task, known, ahead=ahead) or manager
+        known.manager = manager.name
         manager.leases[task] = None
-        batches.setdefault(name, []).append(task)
+        batches.setdefault(manager.name, []).append(task)
         self._managers.sort_in(manager)
+        return manager
 
     def _plain_head(self) -> tuple[int, int]:
         """Return the place of the next task of the queue in the order of service; only called while there is one."""
         while not self._is_queued((head := self._queue.peek())[1]):
             self._queue.pop()
         return -head[0], head[1]
-
-    def _drain(self, now: float) -> None:
-        """Give nothing new to managers whose end is near, and ask for what they have not started."""
-        self._drain_at = math.inf
-        for manager in self._managers.by_name.values():
-            if manager.is_draining or manager.ends_at == math.inf:
-                continue
-            if now < manager.ends_at - self._drain_s:
-                self._drain_at = min(self._drain_at, manager.ends_at - self._drain_s)
-                continue
-            manager.is_draining = True
-            self._managers.resize(manager)
-            self._recalls[manager.name] = None
 
     def _release(self, name: bytes, task: int, known: Task) -> None:
         manager = self._managers.by_name.get(name)
@@ -508,9 +513,12 @@ class Scheduler:
                 return
         self._queue.push(task, known.priority, first=first)
         self._queued += 1
+        if known.home is not None:
+            self._homes.add(task, known, first=first)
 
-    def _unqueue(self, known: Task) -> None:
+    def _unqueue(self, task: int, known: Task) -> None:
         """A queued task is not to be leased any more."""
+        self._homes.discard(task, known)
         if known.special is not None and known.special.line is not None:
             self._placement.forget(known.special)
         else:

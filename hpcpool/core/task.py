@@ -39,3 +39,5 @@ class Task:
     crashes: int = 0
     losses: int = 0
     special: Special | None = None
+    #: The manager whose node has what it needs; None: none in particular.
+    home: bytes | None = None

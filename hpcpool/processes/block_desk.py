@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import queue
@@ -17,12 +18,25 @@ from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.block_control import BlockControl, BlocksTold, Event, Finished
 from hpcpool.processes.block_requests import Surroundings
 from hpcpool.processes.block_watch import BlockWatch
+from hpcpool.processes.connection import Connection, connection_path, managers_path, write_connection
+from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal, journal_path
 from hpcpool.processes.registrar import pool_of
-from hpcpool.wire.messages import AskStatus, Broken, Closing, Expect, NodeState, Scale, StatusReport, Struct, Warn
+from hpcpool.wire.messages import (
+    AskStatus,
+    Broken,
+    Closing,
+    Expect,
+    NodeState,
+    Scale,
+    Setup,
+    StatusReport,
+    Struct,
+    Warn,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +48,8 @@ class Hands(NamedTuple):
     say: Callable[[Struct], None]
     #: Tells a manager to end in good order.
     send_off: Callable[[bytes], None]
+    #: Has all results fetched that a manager's node keeps; True when none is left there.
+    evacuate: Callable[[bytes], bool]
     #: Takes a block that is over and its reason.
     end_block: Callable[[BlockOver], None]
     #: Returns all nodes.
@@ -57,13 +73,26 @@ class BlockDesk:
         self._expected = 0
         #: True when nothing more is done about blocks.
         self.is_finished = False
-        self.watch = BlockWatch(config, scheduler, hands.send_off)
+        self.watch = BlockWatch(config, scheduler, hands.send_off, hands.evacuate)
         loop.add(self._wake_read, self._hear)
 
-    def start(self, surroundings: Surroundings, workers: int) -> None:
-        """Start block control. `workers`: on each node; 0: as the node pools say."""
-        journal = Journal(journal_path(surroundings.run_directory), surroundings.run_directory, self._config.to_dict())
-        self._control = BlockControl(self._config, surroundings, self._demands, self._report, journal, workers)
+    def start(self, setup: Setup, entrance: Entrance, directory: str, descriptors: tuple[int, int]) -> None:
+        """Start block control.
+
+        Args:
+            setup: what the client wants.
+            entrance: where managers come in.
+            directory: of the run.
+            descriptors: the user's stderr and the census.
+        """
+        connection = Connection([managers_path(directory)], setup.start_method, directory)
+        write_connection(connection_path(directory), connection)
+        connection_for = functools.partial(
+            entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
+        )
+        surroundings = Surroundings(directory, connection_path(directory), descriptors, connection_for)
+        journal = Journal(journal_path(directory), directory, self._config.to_dict())
+        self._control = BlockControl(self._config, surroundings, self._demands, self._report, journal, setup.workers)
         self.watch.start(self._control)
 
     def on_client(self, message: AskStatus | Scale | Expect | Closing) -> None:

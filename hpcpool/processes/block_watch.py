@@ -29,11 +29,19 @@ class BlockWatch:
 
     Args:
         send_off: tells a manager to end in good order.
+        evacuate: has all results fetched that a manager's node keeps; True when none is left there.
     """
 
-    def __init__(self, config: Config, scheduler: Scheduler, send_off: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        scheduler: Scheduler,
+        send_off: Callable[[bytes], None],
+        evacuate: Callable[[bytes], bool],
+    ) -> None:
         self._scheduler = scheduler
         self._send_off = send_off
+        self._evacuate = evacuate
         self._control: BlockControl | None = None
         #: The managers of each block that has any.
         self._managers: dict[str, set[bytes]] = {}
@@ -144,6 +152,8 @@ class BlockWatch:
     def _send_off_if_done(self, block: str) -> None:
         managers = self._managers[block]
         if self._control is None or any(map(self._scheduler.held_by, managers)):
+            return
+        if sum(not self._evacuate(manager) for manager in managers):  # all are asked, not one after the other
             return
         log.info("block=%s has nothing to do and is given back", block)
         self._draining.discard(block)

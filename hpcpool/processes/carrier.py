@@ -8,13 +8,13 @@ References to segments stay as they are: a segment has the same path below the r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hpcpool.core.segment_cache import IDLE_BYTES, SegmentCache
 from hpcpool.processes.connection import node_prefix
 from hpcpool.wire import segments
-from hpcpool.wire.messages import Define, Drop, MessageError, Outcome, Place, Task, deal_frames
+from hpcpool.wire.messages import Define, Drop, Fetched, MessageError, Outcome, Place, Task, deal_frames
 from hpcpool.wire.packing import references
 
 log = logging.getLogger(__name__)
@@ -29,11 +29,18 @@ class Carrier:
     Args:
         run_directory: of the pool.
         idle_bytes: of segments that a node on another host keeps although none of its tasks refers to them.
+        is_kept: says of a node and a segment whether that was made there, and is there still.
     """
 
-    def __init__(self, run_directory: str, idle_bytes: int = IDLE_BYTES) -> None:
+    def __init__(
+        self,
+        run_directory: str,
+        idle_bytes: int = IDLE_BYTES,
+        is_kept: Callable[[bytes, str], bool] = lambda node, path: False,
+    ) -> None:
         self._run_directory = run_directory
         self._idle_bytes = idle_bytes
+        self._is_kept = is_kept
         self._blobs: dict[bytes, bytes] = {}
         #: The keys of the blobs that each node has been sent.
         self._known: dict[bytes, set[bytes]] = {}
@@ -77,6 +84,7 @@ class Carrier:
 
     def _segments(self, node: bytes, cache: SegmentCache, task: Task) -> Carried:
         found = {segments.path_of(reference): reference for reference in references(task.data, task.layout)}
+        found = {place: reference for place, reference in found.items() if not self._is_kept(node, place[0])}
         if not found:
             return []
         missing = set(cache.leased(task.id, list(found)))
@@ -136,13 +144,16 @@ def _is_of(block: str, path: str) -> bool:
 def with_segments(
     run_directory: str, messages: Sequence[Any], frames: Sequence[Any]
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    """The manager's side: put in front of each outcome the segments that it refers to; they are here no longer."""
+    """The manager's side: put in front of each outcome the segments that it refers to; they are here no longer.
+
+    Those of a result that is kept stay.
+    """
     if not any(type(message) is Outcome and any(length < -1 for length in message.layout) for message in messages):
         return messages, frames
     all_messages: list[Any] = []
     all_frames: list[Any] = []
     for message, its_frames in deal_frames(messages, frames):
-        if type(message) is Outcome and message.layout:
+        if type(message) is Outcome and message.layout and not message.is_kept:
             for reference in references(message.data, message.layout):
                 all_messages.append(Place(reference))
                 all_frames.append(segments.content_of(run_directory, reference))
@@ -150,3 +161,12 @@ def with_segments(
         all_messages.append(message)
         all_frames.extend(its_frames)
     return all_messages, all_frames
+
+
+def fetched(run_directory: str, reference: bytes) -> tuple[Fetched, list[Any]]:
+    """The manager's side: return the content of a segment that is kept here, or why it cannot be had."""
+    path, _ = segments.path_of(reference)
+    try:
+        return Fetched(path, frames=1), [segments.content_of(run_directory, reference)]
+    except OSError as error:
+        return Fetched(path, str(error)), []

@@ -25,8 +25,10 @@ from hpcpool.core.priority_queue import PriorityQueue
 from hpcpool.errors import PayloadError
 from hpcpool.processes import lifecycle, outcomes
 from hpcpool.processes.hold import Hold
+from hpcpool.processes.incoming import Incoming
 from hpcpool.processes.inquiries import Inquiries
 from hpcpool.processes.interchange_process import InterchangeProcess
+from hpcpool.processes.kept_results import KeptResults
 from hpcpool.processes.retry_questions import RetryQuestions
 from hpcpool.processes.sender import Sender
 from hpcpool.processes.task_future import Opener, TaskFuture
@@ -37,6 +39,7 @@ from hpcpool.wire.messages import (
     Cancel,
     Capacity,
     Closing,
+    Fetched,
     Kill,
     MessageError,
     NodeGone,
@@ -52,10 +55,8 @@ from hpcpool.wire.messages import (
     Warn,
     Withdraw,
     Withdrawn,
-    deal_frames,
-    to_client,
 )
-from hpcpool.wire.packing import discard, unpack
+from hpcpool.wire.packing import unpack
 from hpcpool.wire.payload import PickledCall
 from hpcpool.wire.versions import hello
 
@@ -80,6 +81,8 @@ class Client:
         self._ready: PriorityQueue[Ticket] = PriorityQueue()
         self._stream = self._interchange.stream
         self._sender = Sender(self._stream, config.crash_limit, [hello(), setup])
+        self._incoming = Incoming(self._stream, self._sender.flush)
+        self._kept = KeptResults(self.store, self, self._incoming)
         #: Who asks how the pool is, or waits for workers.
         self.inquiries = Inquiries(self.tell)
         self._broken: Broken | None = None
@@ -284,8 +287,9 @@ class Client:
                 log.exception("the client's I/O thread failed")
                 self._break(Broken(f"the client's I/O thread failed: {type(error).__name__}: {error}"))
                 self._read_inbox()
+            self._kept.close(self.broken or "it was shut down")
             self.store.outlive_pool()
-            self._farewell()
+            self._sender.say_last(Stop(self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)))
         except BaseException:
             log.exception("the client's I/O thread failed; the interchange sees that and ends")
             self._stream.close()
@@ -310,7 +314,8 @@ class Client:
                 was_full = not was_full
                 poll.modify(self._stream, select.POLLIN | (select.POLLOUT if was_full else 0))
             self._asleep = True
-            has_work = self._inbox or (self._ready and self._sender.has_room and not was_full)
+            may_send = self._ready and self._sender.has_room and not was_full
+            has_work = self._inbox or self._incoming.has_deferred or may_send
             for descriptor, _ in poll.poll(0 if has_work else None):
                 if descriptor == self._wake_read:
                     os.read(self._wake_read, 4096)
@@ -326,7 +331,8 @@ class Client:
             self._read_inbox()  # from now on nothing is put in but cancellations
             return True
         # Holds first: without any, nothing more is submitted.
-        return self._closing and not self._holds and not self._tickets and not self._inbox
+        is_done = self._closing and not self._holds and not self._tickets and not self._inbox
+        return is_done and self._kept.settle()
 
     def _read_inbox(self) -> None:
         # At most what is there now, so that a busy submitter cannot keep results waiting.
@@ -377,16 +383,17 @@ class Client:
 
     def _receive(self) -> None:
         try:
-            batches = [deal_frames(to_client.decode(header), frames) for header, frames in self._stream.receive()]
+            arrived = self._incoming.take()
         except MessageError as error:
             self._break(Broken(f"the interchange sent a malformed message: {error}"))
             return
-        for batch in batches:
-            for message, its_frames in batch:
-                if type(message) is Outcome:
-                    self._on_outcome(message, its_frames)
-                else:
-                    self._on_message(message)
+        for message, its_frames in arrived:
+            if type(message) is Outcome:
+                self._on_outcome(message, its_frames)
+            elif type(message) is Fetched:
+                self._kept.on_fetched(message)
+            else:
+                self._on_message(message)
 
     def _on_message(self, message: ToClient) -> None:
         match message:
@@ -415,18 +422,21 @@ class Client:
         ticket = self._tickets.get(outcome.id)
         has_result = outcome.status <= Status.PAYLOAD_ERROR
         if ticket is None:  # cancelled in the meantime
-            discard(self._interchange.directory, outcome.data, outcome.layout)
+            self._kept.discard(outcome)
             return
         self._sender.landed(ticket, has_let_go=has_result and not (outcome.keeps_arguments or outcome.reruns))
         future = ticket.future
         try:
-            payloads = unpack(outcome.data, outcome.layout, frames, self.store.adopt) if has_result else []
+            adopt = self._kept.adopt if outcome.is_kept else self.store.adopt
+            payloads = unpack(outcome.data, outcome.layout, frames, adopt) if has_result else []
         except ValueError as error:
             malformed = PayloadError(f"the outcome of {future._name} is malformed: {error}")
             self._fail(ticket, outcomes.raising(malformed), None)
             return
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
+            if ticket.options.keep:
+                future._keep()
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
             is_awaited = future in self._waiting
             if is_awaited:
@@ -435,7 +445,7 @@ class Client:
             if is_awaited:
                 self._waiting.settle(future, payloads[0] if is_taken else None, self)
             return
-        opener = outcomes.failure(outcome, payloads, future._name, ticket.options.timeout_s)
+        opener = outcomes.failure(outcome, payloads, future, ticket.options.timeout_s)
         future._outcome = outcome
         is_own_failure = outcome.status in (Status.FAILED, Status.TIMED_OUT)  # crashes and losses have limits elsewhere
         if is_own_failure and future._attempt <= ticket.options.retries and not ticket.is_killed:
@@ -524,17 +534,6 @@ class Client:
         assert self._broken is not None
         ticket.future._acknowledge_cancel()
         ticket.future._finish(outcomes.broken(self._broken))
-
-    def _farewell(self) -> None:
-        """Tell the interchange to stop."""
-        number = self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)
-        self._sender.tell(Stop(number))
-        self._sender.send(PriorityQueue(), ())
-        poll = select.poll()
-        poll.register(self._stream, select.POLLOUT)
-        while self._stream.wants_to_write and self._stream.is_open:
-            poll.poll()
-            self._stream.flush()
 
 
 def _nothing() -> None:

@@ -25,6 +25,16 @@ class Connection(msgspec.Struct, forbid_unknown_fields=True):
         return msgspec.json.encode(self)
 
 
+def managers_path(directory: str) -> str:
+    """Return where the interchange of a run directory listens for managers on this host."""
+    return os.path.join(directory, "managers.sock")
+
+
+def connection_path(directory: str) -> str:
+    """Return where the interchange of a run directory writes what managers on this host must know."""
+    return os.path.join(directory, "connection.json")
+
+
 def node_prefix(block: str) -> str:
     """Return what the names of a block's node directories, and of the segments made there, begin with."""
     return f"node-{block}+"  # no name of a block has a "+"

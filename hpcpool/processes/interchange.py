@@ -13,7 +13,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,18 +23,17 @@ from hpcpool.core.leases import Dropped, Reason
 from hpcpool.core.silence import Silence
 from hpcpool.processes import sessions
 from hpcpool.processes.block_desk import BlockDesk, Hands
-from hpcpool.processes.block_requests import Surroundings
 from hpcpool.processes.carrier import Carrier
 from hpcpool.processes.census import is_client_gone
-from hpcpool.processes.connection import Connection, node_prefix, write_connection
+from hpcpool.processes.connection import connection_path, managers_path, node_prefix
 from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_nodes import HostedNodes
-from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.processes.kept_desk import KeptDesk
 from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
-from hpcpool.processes.registrar import TooSmall, ending, needs_of, pool_of, welcome_of
+from hpcpool.processes.registrar import TooSmall, ending, needs_of, nodes, pool_of, welcome_of
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
@@ -46,7 +44,10 @@ from hpcpool.wire.messages import (
     Capacity,
     Closing,
     Define,
+    Drop,
     Expect,
+    Fetch,
+    Fetched,
     Forget,
     FromClient,
     FromManager,
@@ -57,7 +58,6 @@ from hpcpool.wire.messages import (
     MessageError,
     NodeGone,
     Nodes,
-    NodeState,
     Outcome,
     Place,
     Refused,
@@ -92,16 +92,6 @@ _KILL_S = 0.5
 _VANISH_S = 2.0
 
 
-def main(argv: list[str]) -> None:
-    """Serve a client: run directory; its stream, the user's stderr and the census (descriptors); is a node hosted?"""
-    directory, client, user_stderr, census, _ = argv
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
-    raise_file_limit()
-    spare_the_collector()
-    sessions.adopt_orphans()
-    Interchange(directory, int(client), int(user_stderr), int(census)).run()
-
-
 class Interchange:
     """The event loop and its state."""
 
@@ -118,24 +108,26 @@ class Interchange:
         self._managers: dict[bytes, Peer] = {}
         #: The blocks that peers have proved to be of, before they have said a word.
         self._proofs: dict[bytes, str] = {}
-        self._carrier = Carrier(self._directory)
         #: Peers that have processes of their own, from the moment that they come in.
         self._silence = Silence(self._config.heartbeat_period_s, self._config.heartbeat_timeout_s)
         self._setup: Setup | None = None
         self._outbox = Outbox()
+        self._kept = KeptDesk(self._directory, self._scheduler, self._tasks, self._outbox.put, self._tell)
+        self._carrier = Carrier(self._directory, is_kept=self._kept.is_at)
         self._stopping = False
         self._has_failed = False
         self._descriptors = (user_stderr, census)
         self._names = itertools.count(1)
         self._loop = EventLoop()
-        self._entrance = Entrance(self._loop, self._managers_path, self._admit)
+        self._entrance = Entrance(self._loop, managers_path(directory), self._admit)
         if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
             self._entrance.open_to_hosts(self._config.ports)
         self._streams = Streams(self._loop)
         self._hosted = HostedNodes(
-            self._connection_file, self._descriptors, self._loop, self._streams, self._on_messages, self._lose
+            connection_path(directory), self._descriptors, self._loop, self._streams, self._on_messages, self._lose
         )
-        hands = Hands(self._outbox.put, self._send_off, self._end_block, self._nodes)
+        states = functools.partial(nodes, self._managers, self._scheduler)
+        hands = Hands(self._outbox.put, self._send_off, self._kept.evacuate, self._end_block, states)
         self._blocks = BlockDesk(self._config, self._scheduler, self._loop, self._hosted, hands)
         self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
 
@@ -181,7 +173,8 @@ class Interchange:
                 if type(message) is Task:
                     self._tasks[message.id] = (message, its_frames)
                     wants = (None, message.timeout_s) if message.needs is None else needs_of(message)
-                    self._scheduler.submitted(message.id, message.priority, message.crash_limit, *wants)
+                    home = self._kept.home_of(message) if message.layout else None
+                    self._scheduler.submitted(message.id, message.priority, message.crash_limit, *wants, home)
                 else:
                     self._on_client(message)
         if not is_open:
@@ -196,9 +189,11 @@ class Interchange:
                     self._outbox.put(Refused(reason))
             case Setup():
                 self._setup = message
-                self._start_block_control(message)
+                self._blocks.start(message, self._entrance, self._directory, self._descriptors)
             case Define() | Forget():
                 self._on_blob(message)
+            case Fetch() | Drop():
+                self._kept.on_client(message)
             case Cancel():
                 self._cancel(message)
             case Kill():
@@ -218,15 +213,6 @@ class Interchange:
             return
         for name in self._carrier.forget(message.key):
             self._tell(name, [message])
-
-    def _start_block_control(self, setup: Setup) -> None:
-        connection = Connection([self._managers_path], setup.start_method, self._directory)
-        write_connection(self._connection_file, connection)
-        connection_for = functools.partial(
-            self._entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
-        )
-        surroundings = Surroundings(self._directory, self._connection_file, self._descriptors, connection_for)
-        self._blocks.start(surroundings, setup.workers)
 
     def _cancel(self, message: Cancel) -> None:
         manager = self._scheduler.cancelled(message.id)
@@ -293,8 +279,8 @@ class Interchange:
                 self._on_outcome(name, message, its_frames)
                 continue
             plain = self._on_plain_outcomes(name, plain)
-            if type(message) is Place:
-                self._on_place(name, message, its_frames)
+            if type(message) is Place or type(message) is Fetched:
+                self._on_content(name, message, its_frames)
             else:
                 self._on_manager(name, message)
         self._on_plain_outcomes(name, plain)
@@ -313,12 +299,15 @@ class Interchange:
                 self._outbox.put(outcome)
         return []
 
-    def _on_place(self, name: bytes, message: Place, frames: list[Any]) -> None:
+    def _on_content(self, name: bytes, message: Place | Fetched, frames: list[Any]) -> None:
         manager = self._managers.get(name)
         if manager is None:
             return
         try:
-            self._carrier.keep(manager.block, message, frames)
+            if isinstance(message, Fetched):
+                self._kept.on_fetched(name, message, frames)
+            else:
+                self._carrier.keep(manager.block, message, frames)
         except MessageError as error:
             self._drop(name, str(error))
         except OSError as error:  # who opens it will say so, too
@@ -342,6 +331,7 @@ class Interchange:
         if outcome.layout and not self._carrier.is_own(name, manager.block, outcome):
             self._drop(name, f"the outcome of task {outcome.id} refers to segments that are not its own")
             return
+        outcome.is_kept = outcome.is_kept and manager.proved is not None  # else its memory is the client's, too
         self._released(name, [outcome.id])
         if outcome.status in (Status.CRASHED, Status.KILLED):
             if (dropped := self._scheduler.recalled(name, outcome.id)) is not None:
@@ -354,7 +344,11 @@ class Interchange:
             if reruns:
                 outcome.reruns = reruns - (outcome.status == Status.CRASHED)
             del self._tasks[outcome.id]
+            if outcome.is_kept:
+                self._kept.take(name, outcome)
             self._outbox.put(outcome, frames)
+        elif outcome.is_kept:
+            self._kept.discard(name, outcome)
         else:
             discard(self._directory, outcome.data, outcome.layout)
 
@@ -432,7 +426,9 @@ class Interchange:
             return
         manager.slots = slots
         if self._blocks.watch.is_leaving(manager.block):
-            if not self._scheduler.held_by(name):  # else it is sent off when it has finished them
+            if not self._scheduler.held_by(name) and self._kept.evacuate(
+                name
+            ):  # else it is sent off when it has finished
                 self._send_off(name)  # once more does no harm
         elif manager.registered:
             self._scheduler.capacity_changed(name, slots, limit)
@@ -469,7 +465,9 @@ class Interchange:
         log.log(level, "block=%s manager=%s:%d lost: %s", manager.block, host, pid, reason)
         if manager.block and not self._stopping:
             self._outbox.put(NodeGone(node_prefix(manager.block)))
-        self._end(dropped, f"manager on {host} (block {manager.block}) was lost: {reason}", host)
+        text = f"manager on {host} (block {manager.block}) was lost: {reason}"
+        self._kept.node_lost(name, text)
+        self._end(dropped, text, host)
 
     def _give_up(self, name: bytes, reason: str) -> None:
         """Lose a manager that may still be there: its block is ended if no other manager of it is left."""
@@ -488,14 +486,20 @@ class Interchange:
         if self._scheduler.has_unavailable:
             self._end(self._scheduler.unavailable())
         if self._scheduler.backlog or self._scheduler.wake_at is not None:
-            for name, tasks in self._scheduler.dispatch(time.monotonic()):
-                self._send_tasks(name, tasks)
+            while not all([self._send_tasks(*batch) for batch in self._scheduler.dispatch(time.monotonic())]):  # noqa: C419
+                pass  # some have been held or have ended instead: there is room again
+            for name in self._scheduler.take_drained():
+                self._kept.evacuate(name)
         if len(self._managers) > 1 or self._scheduler.has_requests:
             for name, count in self._scheduler.share():
                 self._tell(name, [GiveBack(count)])
         self._blocks.watch.call_for_blocks()
 
-    def _send_tasks(self, name: bytes, ids: list[int]) -> None:
+    def _send_tasks(self, name: bytes, ids: list[int]) -> bool:
+        """Send leased tasks, but for those that cannot go yet, or never could; False if there were such."""
+        is_all = True
+        if self._kept:
+            ids, is_all = self._kept.ready(name, ids)
         messages: list[Any] = []
         all_frames: list[Any] = []
         self._blocks.watch.used.add(name)
@@ -510,7 +514,9 @@ class Interchange:
             messages.append(task)
             if frames:
                 all_frames.extend(frames)
-        self._tell(name, messages, all_frames)
+        if messages:
+            self._tell(name, messages, all_frames)
+        return is_all
 
     # -- blocks --
 
@@ -520,13 +526,6 @@ class Interchange:
         names.update(name for name, block in self._proofs.items() if block == over.block)  # who has not said so yet
         for name in names:
             self._lose(name, f"its block ended ({over.reason})", is_expected=over.is_expected)
-
-    def _nodes(self) -> list[NodeState]:
-        return [
-            NodeState(peer.hello.host, peer.block, peer.slots, min(peer.slots, self._scheduler.held_by(name)))
-            for name, peer in self._managers.items()
-            if peer.registered
-        ]
 
     # -- the end --
 

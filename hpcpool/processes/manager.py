@@ -21,6 +21,7 @@ from typing import Any
 from hpcpool.core import orders
 from hpcpool.core.node import Node
 from hpcpool.processes.blob_files import BlobFiles, write_file
+from hpcpool.processes.carrier import fetched
 from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.cores import usable_core_numbers, usable_cores
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
@@ -41,6 +42,7 @@ from hpcpool.wire.messages import (
     Capacity,
     Define,
     Drop,
+    Fetch,
     Forget,
     GiveBack,
     Kill,
@@ -237,7 +239,7 @@ class Manager:
                 log.error("block=%s refused: %s", self._block, reason)
                 self.has_failed, self.refusal = True, reason
                 self.leave(signal.SIGKILL)
-            case Define() | Forget() | Drop() | Nodes():
+            case Define() | Forget() | Drop() | Fetch() | Nodes():
                 self._note(message)
             case Stop(signal=number):
                 self.leave(number)
@@ -257,7 +259,7 @@ class Manager:
             case GiveBack(count=count) if self._node is not None:
                 self._hand_back(self._node.give_back(count))
 
-    def _note(self, message: Define | Forget | Drop | Nodes) -> None:
+    def _note(self, message: Define | Forget | Drop | Fetch | Nodes) -> None:
         """Take what tasks need besides themselves, or let go of it."""
         match message:
             case Define(key=key, data=data):
@@ -266,6 +268,9 @@ class Manager:
                 self._blobs.forget(key)
             case Drop(paths=paths):
                 segments.drop(self._run_directory, paths)
+            case Fetch(references=references):
+                for reference in references:
+                    self._send(*fetched(self._run_directory, reference))
             case Nodes() if self._slots is not None:
                 self._slots.note_nodes(message, self._tasks)
 

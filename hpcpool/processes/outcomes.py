@@ -36,10 +36,12 @@ _NAMED_CALLS = 5
 _GAP = "…"
 
 
-def failure(outcome: Outcome, payloads: list[Payload], name: str, timeout_s: float) -> Opener:
+def failure(outcome: Outcome, payloads: list[Payload], future: TaskFuture[Any], timeout_s: float) -> Opener:
     """Open what a failed call left behind; `timeout_s` is the limit that it had."""
-
-    text = outcome.data.decode(errors="replace") if outcome.status in (Status.LOST, Status.UNAVAILABLE) else ""
+    if outcome.status == Status.BEREFT and (lost := next(filter(has_failed, future._awaits), None)) is not None:
+        return by_dependency(future, lost)
+    name = future._name
+    text = outcome.data.decode(errors="replace") if outcome.status >= Status.LOST else ""
 
     def opener() -> tuple[Any, BaseException | None]:
         match outcome.status:
@@ -55,6 +57,8 @@ def failure(outcome: Outcome, payloads: list[Payload], name: str, timeout_s: flo
                 return None, _killed_error(name)
             case Status.LOST:
                 return None, NodeLost(f"{name}: {text}")
+            case Status.BEREFT:
+                return None, DependencyError(f"{name} was not run: a result that it depends on was {text}")
             case Status.UNAVAILABLE:
                 return None, ResourcesUnavailable(f"{name} {text}")
             case _:
@@ -145,8 +149,8 @@ def cancelled_inside(future: TaskFuture[Any], cancelled: Future[Any]) -> Depende
     return error
 
 
-def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
-    """Fail a call because of a failed future; the first that failed is the cause, however long the chain."""
+def by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> Opener:
+    """Open as the error of a call whose dependency failed; the first that did is the cause, however long the chain."""
     root: Future[Any] = cause
     above: tuple[str, ...] = ()
     if isinstance(cause, TaskFuture):
@@ -165,7 +169,7 @@ def fail_by_dependency(future: TaskFuture[Any], cause: Future[Any]) -> None:
         error.__cause__ = original
         return None, error
 
-    future._finish(opener)
+    return opener
 
 
 def _longer(chain: tuple[str, ...], name: str) -> tuple[str, ...]:

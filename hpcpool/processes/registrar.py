@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hpcpool.config import Config, NodePool
 from hpcpool.core.leases import Reason
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, size
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.offers import offer_of
+from hpcpool.processes.peer import Peer
 from hpcpool.providers import LocalProvider
-from hpcpool.wire.messages import Outcome, Register, Setup, Status, Task, Welcome
+from hpcpool.wire.messages import NodeState, Outcome, Register, Setup, Status, Task, Welcome
 
 
 def limits_threads(pool: NodePool) -> bool:
@@ -79,3 +82,12 @@ def ending(task: Task, reason: Reason, text: str, host: str, scheduler: Schedule
             return Outcome(task.id, Status.UNAVAILABLE, lack.encode())
         case _:
             return Outcome(task.id, Status.KILLED, host=host)
+
+
+def nodes(managers: Mapping[bytes, Peer], scheduler: Scheduler) -> list[NodeState]:
+    """Return all nodes, for who asks how the pool is."""
+    return [
+        NodeState(peer.hello.host, peer.block, peer.slots, min(peer.slots, scheduler.held_by(name)))
+        for name, peer in managers.items()
+        if peer.registered
+    ]

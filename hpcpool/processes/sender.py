@@ -5,6 +5,7 @@ Used by the client's I/O thread, and by a submitting thread when the pool is idl
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Container
 from typing import Any
@@ -93,6 +94,21 @@ class Sender:
                         self._flush()
             self._flush()
 
+    def flush(self) -> None:
+        """Send what was told, and no tickets."""
+        with self._lock:
+            self._flush()
+
+    def say_last(self, message: Any) -> None:
+        """Send a message behind all others, and wait until it is out or the peer is gone."""
+        self.tell(message)
+        self.flush()
+        poll = select.poll()
+        poll.register(self._stream, select.POLLOUT)
+        while self._stream.wants_to_write and self._stream.is_open:
+            poll.poll()
+            self._stream.flush()
+
     def landed(self, ticket: Ticket, *, has_let_go: bool = False) -> None:
         """A ticket that was on its way is here again.
 
@@ -137,6 +153,7 @@ class Sender:
             options.crash_limit or self._crash_limit,
             options.needs,
             ticket.function,
+            options.keep,
         )
         size = 1 + len(data)
         if frames:

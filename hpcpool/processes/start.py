@@ -28,7 +28,7 @@ def _run() -> None:
             from hpcpool.processes.fork_server_process import start_ahead
 
             start_ahead(int(census), os.path.join(directory, "fork-server.log"))
-        from hpcpool.processes.interchange import main
+        from hpcpool.processes.interchange_main import main
     elif role == "manager":
         from hpcpool.processes.manager_process import main
     elif role == "fork-server":

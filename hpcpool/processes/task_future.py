@@ -16,9 +16,10 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from hpcpool.errors import ResultLost
 from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Outcome, Run, Status
-from hpcpool.wire.packing import Payload
+from hpcpool.wire.packing import Payload, kept_pieces
 from hpcpool.wire.payload import is_scalar, unpickle
 from hpcpool.wire.segments import Segment
 
@@ -63,6 +64,9 @@ def open_result(payload: Payload, name: str, *, is_last: bool) -> tuple[Any, Bas
     """Open a call's result (for the last time?); if it cannot be unpickled, that is the outcome."""
     try:
         return unpickle(payload, is_last=is_last), None
+    except ResultLost:
+        loss = next((piece.loss for piece in kept_pieces(payload) if piece.loss), "lost")
+        return None, ResultLost(f"the result of {name} was {loss}")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
         return None, unpickle_payload_error(pickle_failure(error), f"the result of {name} cannot be unpickled")
 
@@ -114,8 +118,8 @@ class TaskFuture(Future[T], Generic[T]):
     _error: BaseException | None = None
     #: The result as it came, while it can be passed on as it is.
     _payload: Payload | None = None
-    #: It was made to be passed on, so `_payload` stays when it has been opened.
-    _is_put = False
+    #: It was made to be passed on (`put`, `options(keep=True)`), so `_payload` stays when it has been opened.
+    _is_kept = False
     #: Calls that depend on this one have been given `_payload`, so the value must not share memory with it.
     _is_passed_on = False
     #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
@@ -237,14 +241,23 @@ class TaskFuture(Future[T], Generic[T]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 - the frames of the error lead here
 
     def _wait(self, timeout_s: float | None) -> None:
-        if self._state == FINISHED:
+        if self._state == FINISHED and not self._is_kept:
             return
-        with self._condition:
-            self._condition.wait_for(self.done, timeout_s)
+        until = None if timeout_s is None else time.monotonic() + timeout_s
+        if self._state != FINISHED:
+            with self._condition:
+                self._condition.wait_for(self.done, timeout_s)
         if self._state in _CANCELLED:
             raise CancelledError
         if self._state != FINISHED:
             raise TimeoutError
+        self._bring(until)
+
+    def _bring(self, until: float | None) -> None:
+        """Have a result that was kept where it was made brought here; `TimeoutError` if that takes longer."""
+        if self._is_kept and (payload := self._payload) is not None:
+            for piece in kept_pieces(payload):
+                piece.bring(until)
 
     # -- for the client --
 
@@ -254,8 +267,12 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _stand_for(self, payload: Payload) -> None:
         """Finish as what a user has put."""
-        self._is_put = self._is_passed_on = True
+        self._keep()
         self._complete(None, payload, None)
+
+    def _keep(self) -> None:
+        """Have the result stay as it comes, for calls that depend on it."""
+        self._is_kept = self._is_passed_on = True
 
     def _finish(self, opener: Opener, outcome: Outcome | None = None) -> bool:
         """Fail the future with what `opener` will give; False if it was cancelled (or completed) before."""
@@ -324,6 +341,8 @@ class TaskFuture(Future[T], Generic[T]):
     def _has_failed(self) -> bool:
         """Whether it finished without a result, as far as can be said without opening the result."""
         with _quick[0]:
+            if self._is_kept and self._payload is not None and any(p.loss for p in kept_pieces(self._payload)):
+                return True
             return self._state in _CANCELLED or (self._opener if self._is_sealed else self._error) is not None
 
     def _start(self) -> bool:
@@ -365,6 +384,8 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _unseal(self) -> None:
         """Open the outcome, once: in the first thread that asks, while others wait for it."""
+        if self._is_kept:  # before others can wait for this thread: it may be they who have to hear of it
+            self._bring(None)
         me = threading.get_ident()
         with _quick[0]:
             if not self._is_sealed or self._opening == me:  # opened, or asked for by the very code that it runs
@@ -403,7 +424,7 @@ class TaskFuture(Future[T], Generic[T]):
             if payload is None:
                 return
             is_shared = self._is_passed_on
-            if not (is_kept := self._is_put or _costs_little(payload)):
+            if not (is_kept := self._is_kept or _costs_little(payload)):
                 self._payload = None
         try:
             # The user may change a value that shares memory with its buffers; other calls are to get it as it came.

@@ -28,6 +28,8 @@ class CallOptions(NamedTuple):
     name: str = ""
     #: None: nothing in particular.
     needs: Needs | None = None
+    #: A large result stays where it was made.
+    keep: bool = False
 
 
 class Ticket:

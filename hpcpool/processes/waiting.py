@@ -135,4 +135,4 @@ def _fail(future: TaskFuture[Any], cause: Future[Any], error: BaseException | No
     elif cause.cancelled():
         future._withdraw()
     else:
-        outcomes.fail_by_dependency(future, cause)
+        future._finish(outcomes.by_dependency(future, cause))

@@ -165,6 +165,8 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
     outcome = _outcome(task.id, status, packed)
     if opened is not None:
         outcome.keeps_arguments = opened.are_in_use
+    if task.keep:
+        outcome.is_kept = status == Status.OK and bool(packed.segments)
     return outcome, packed
 
 
@@ -189,7 +191,7 @@ def _open_and_call(
             staged.current.failed(error)
         return Status.FAILED, _failure(error)
     try:
-        return Status.OK, pickle_value(result, store=store)
+        return Status.OK, pickle_value(result, store=store, is_whole=task.keep)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
 

@@ -47,6 +47,8 @@ class Task(Struct, tag=1):
     needs: Needs | None = None
     #: The function as module:name, where the payload holds only its positional arguments; "": the payload is the call.
     function: str = ""
+    #: Its result, if it is large, is to stay where it was made.
+    keep: bool = False
 
 
 class Status(IntEnum):
@@ -65,6 +67,8 @@ class Status(IntEnum):
     LOST = 6
     #: No node has what the call needs.
     UNAVAILABLE = 7
+    #: A kept result that the call depends on was lost, so it was not run.
+    BEREFT = 8
 
 
 class Crash(Struct):
@@ -96,6 +100,8 @@ class Outcome(Struct, tag=2):
     reruns: int = 0
     #: The worker still looks at segments of the call's arguments: it has put some of them aside.
     keeps_arguments: bool = False
+    #: The content of its segments stays where it was made, until it is fetched or dropped.
+    is_kept: bool = False
 
 
 class Hello(Struct, tag=10):
@@ -270,9 +276,24 @@ class Place(Struct, tag=30):
 
 
 class Drop(Struct, tag=31):
-    """No task on this node refers to these segments any more: their paths."""
+    """Nobody needs these segments any more, or no task on this node: their paths."""
 
     paths: list[str]
+
+
+class Fetch(Struct, tag=33):
+    """The content of these kept segments is wanted."""
+
+    references: list[bytes]
+
+
+class Fetched(Struct, tag=34):
+    """A kept segment has come to the client's host: from a manager with its content; or it never will."""
+
+    path: str
+    #: Why it will not; "": it has.
+    error: str = ""
+    frames: int = 0
 
 
 class AskStatus(Struct, tag=40):
@@ -354,10 +375,26 @@ class Nodes(Struct, tag=32):
 
 
 FromClient = (
-    Hello | Setup | Task | Define | Forget | Cancel | Kill | Withdraw | Stop | AskStatus | Scale | Expect | Closing
+    Hello
+    | Setup
+    | Task
+    | Define
+    | Forget
+    | Cancel
+    | Kill
+    | Withdraw
+    | Stop
+    | AskStatus
+    | Scale
+    | Expect
+    | Closing
+    | Fetch
+    | Drop
 )
-ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone | StatusReport
-FromManager = Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place
+ToClient = Outcome | Started | Capacity | Withdrawn | Broken | Warn | Refused | NodeGone | StatusReport | Fetched
+FromManager = (
+    Hello | Register | Outcome | Started | Capacity | Returned | Withdrawn | Broken | Heartbeat | Place | Fetched
+)
 ToManager = (
     Welcome
     | Refused
@@ -372,6 +409,7 @@ ToManager = (
     | Heartbeat
     | Place
     | Drop
+    | Fetch
     | Nodes
 )
 

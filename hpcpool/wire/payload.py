@@ -67,13 +67,16 @@ class _Keeper:
     Args:
         is_captured: what the caller changes in place later must not be seen; else what does not go into a segment is
             sent before the caller goes on.
+        is_whole: buffers that do not go into segments stay inside the pickle. So all of a large object is in segments,
+            however many small arrays it is made of.
     """
 
-    __slots__ = ("_is_captured", "store")
+    __slots__ = ("_in_band_bytes", "_is_captured", "store")
 
-    def __init__(self, store: SegmentStore | None, is_captured: bool) -> None:
+    def __init__(self, store: SegmentStore | None, is_captured: bool, is_whole: bool = False) -> None:
         self.store = store
         self._is_captured = is_captured
+        self._in_band_bytes = SEGMENT_BYTES if is_whole else OUT_OF_BAND_BYTES
 
     def keep_in_band(self, buffers: list[Buffer], buffer: pickle.PickleBuffer) -> bool:
         """Say whether a buffer stays inside the pickle; note it in `buffers` if it does not."""
@@ -81,7 +84,7 @@ class _Keeper:
             raw = buffer.raw()
         except BufferError:  # not contiguous: pickle copies it
             return True
-        if raw.nbytes < OUT_OF_BAND_BYTES:
+        if raw.nbytes < self._in_band_bytes:
             return True
         if self.store is not None and raw.nbytes >= SEGMENT_BYTES:
             try:
@@ -221,6 +224,7 @@ def pickle_value(
     value: Any,
     *,
     is_captured: bool = False,
+    is_whole: bool = False,
     store: SegmentStore | None = None,
     no_future: str = "a future cannot be sent back as (part of) a result; return its value, or use join()",
 ) -> Payload:
@@ -229,12 +233,14 @@ def pickle_value(
     Args:
         value: the object.
         is_captured: copy large buffers, as the user may change them while the payload waits.
+        is_whole: with a store: all of an object from 128 KiB on goes into segments.
         store: makes segments of large buffers.
         no_future: what a `TypeError` says if there is a future in it.
     """
     if _is_simple(value):
         return Payload(pickle.dumps(value, 5))
-    keeper = _Keeper(store, is_captured) if store is not None else _CAPTURING if is_captured else _LENDING
+    usual = _CAPTURING if is_captured else _LENDING
+    keeper = usual if store is None else _Keeper(store, is_captured, is_whole)
     payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
     if futures:
         raise TypeError(no_future)

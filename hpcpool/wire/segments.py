@@ -21,6 +21,8 @@ import weakref
 from collections.abc import Container, Iterable
 from typing import Any
 
+from hpcpool.errors import ResultLost
+from hpcpool.wire.keeper import Keeper
 from hpcpool.wire.memory import address, is_same
 
 log = logging.getLogger("hpcpool")
@@ -86,7 +88,8 @@ def sweep(run_directory: str, prefix: str, *, untold: bool = False, spare: Conta
         directory = os.path.join(run_directory, folder)
         for name in _names(directory):
             is_meant = name.startswith(prefix) and (name.endswith(_UNTOLD) or not untold)
-            if is_meant and f"{folder}/{name}" not in spare:
+            # One that has come from another host may be in the other folder than its reference says.
+            if is_meant and f"shm/{name}" not in spare and f"spill/{name}" not in spare:
                 _remove(os.path.join(directory, name))
 
 
@@ -226,7 +229,21 @@ class _Mapping(mmap.mmap):
 class Segment:
     """One segment, and the right to its file: removes it, or has it used again, when this object goes."""
 
-    __slots__ = ("__weakref__", "_epoch", "_is_clean", "_kind", "_rest", "_source", "_twin", "nbytes", "path", "store")
+    __slots__ = (
+        "__weakref__",
+        "_epoch",
+        "_is_clean",
+        "_kind",
+        "_rest",
+        "_source",
+        "_twin",
+        "is_away",
+        "keeper",
+        "loss",
+        "nbytes",
+        "path",
+        "store",
+    )
 
     def __init__(self, store: SegmentStore, path: str, nbytes: int, kind: int) -> None:
         self.store = store
@@ -234,6 +251,12 @@ class Segment:
         self.path = path
         self.nbytes = nbytes
         self._kind = kind
+        #: Who knows of it, if the node that made it is on another host and keeps it; None: it is here only.
+        self.keeper: Keeper | None = None
+        #: Its content is not on this host.
+        self.is_away = False
+        #: Why that can never come; "": it may.
+        self.loss = ""
         #: Nobody but this process has looked at it.
         self._is_clean = True
         self._epoch = _epoch[0]
@@ -259,7 +282,13 @@ class Segment:
 
         Args:
             is_last: nobody will ask again.
+
+        Raises:
+            ResultLost: it was kept at a node, and has gone with that.
         """
+        self.bring()
+        if self.loss:
+            raise ResultLost(f"a result was {self.loss}")
         if self._rest is None:
             try:
                 memory = _open(self._full_path, self.nbytes, self._kind)
@@ -271,6 +300,15 @@ class Segment:
                     memory.segment = self
                 return memory
         return self._rest if is_last or self._kind == _BYTES else bytearray(self._rest)
+
+    def bring(self, until: float | None = None) -> None:
+        """Wait until its content is on this host, or can never be.
+
+        Args:
+            until: wait no longer than this (the monotonic clock); `TimeoutError` then. None: as long as it takes.
+        """
+        if self.is_away and self.keeper is not None:
+            self.keeper.bring(self, until)
 
     def holds(self, view: memoryview) -> bool:
         """Say whether this is the content of the file."""
@@ -289,7 +327,7 @@ class Segment:
 
     def outlive_pool(self) -> None:
         """The pool ends, and its files with it: keep the content."""
-        if self.path:
+        if self.path and not self.is_away:
             self._rest = _open(self._full_path, self.nbytes, self._kind)
             self.path = ""
 
@@ -299,10 +337,18 @@ class Segment:
 
     @property
     def _full_path(self) -> str:
+        if self.keeper is not None:  # it has come from another host
+            return _located(self.store.run_directory, self.path)
         return os.path.join(self.store.run_directory, self.path)
 
     def __del__(self) -> None:
-        if self.path and os.getpid() == self.store.pid:
+        if not self.path or os.getpid() != self.store.pid:
+            return
+        if self.keeper is not None:
+            self.keeper.let_go(self.path)
+            if not self.is_away:
+                drop(self.store.run_directory, [self.path])
+        else:
             self.store.release(self.path, self.nbytes, self._is_clean and self._epoch == _epoch[0])
 
 
@@ -376,6 +422,13 @@ class SegmentStore:
         kind, nbytes, path = _read_reference(reference)
         path = os.path.relpath(_located(self.run_directory, path), self.run_directory)
         return self._noted(Segment(self, path, nbytes, kind))
+
+    def adopt_kept(self, reference: Buffer, keeper: Keeper) -> Segment:
+        """Take over a segment that stays at its node, on another host."""
+        kind, nbytes, path = _read_reference(reference)
+        segment = Segment(self, path, nbytes, kind)
+        segment.keeper, segment.is_away = keeper, True
+        return self._noted(segment)
 
     def outlive_pool(self) -> None:
         """The pool ends: keep the content of what is still held here."""

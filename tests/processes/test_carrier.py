@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcpool.processes.carrier import Carrier
+from hpcpool.processes.carrier import Carrier, fetched, with_segments
 from hpcpool.processes.connection import node_prefix
 from hpcpool.wire import run_directory
-from hpcpool.wire.messages import Drop, MessageError, Outcome, Place, Status, Task
+from hpcpool.wire.messages import Drop, Fetched, MessageError, Outcome, Place, Status, Task
 from hpcpool.wire.packing import Payload, pack
 from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
 
@@ -90,3 +90,27 @@ def test_the_outcome_of_a_node_refers_to_segments_of_its_own_only(carrier: Carri
 def test_a_node_cannot_put_anything_in_the_place_of_what_is_not_its_own(carrier: Carrier, argument: Segment):
     with pytest.raises(MessageError, match="not a name that it may use"):
         carrier.keep("a-0", Place(argument.reference), [bytes(SEGMENT_BYTES)])
+
+
+def test_a_segment_that_a_node_has_made_and_keeps_does_not_go_there(directory: str, argument: Segment):
+    carrier = Carrier(directory, is_kept=lambda node, path: (node, path) == (A, argument.path))
+    for node in (A, B):
+        carrier.joined(node, is_far=True)
+    assert placed(carrier.leased(A, task(1, argument))) == []
+    assert placed(carrier.leased(B, task(2, argument))) == [argument.reference]
+
+
+def test_the_content_of_an_outcome_leaves_its_node_with_it_unless_it_is_kept(directory: str):
+    made, kept = (SegmentStore(directory, f"{node_prefix('a-0')}x.{n}").write(bytes(SEGMENT_BYTES)) for n in (1, 2))
+    leaves, stays = outcome(made), outcome(kept)
+    stays.is_kept = True
+    messages, frames = with_segments(directory, [leaves, stays], [])
+    assert list(messages) == [Place(made.reference), leaves, stays]
+    assert len(frames) == 1
+    assert [os.path.exists(os.path.join(directory, segment.path)) for segment in (made, kept)] == [False, True]
+    answer, content = fetched(directory, kept.reference)
+    assert (answer, bytes(content[0])) == (Fetched(kept.path, frames=1), bytes(SEGMENT_BYTES))
+    os.unlink(os.path.join(directory, kept.path))
+    answer, content = fetched(directory, kept.reference)
+    assert "No such file" in answer.error
+    assert content == []

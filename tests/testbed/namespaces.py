@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.testbed.machine import missing, require
 
@@ -30,6 +31,10 @@ class Host:
     @property
     def _link(self) -> str:
         return f"hp{self.number}-{os.getpid() % 100_000}"  # at most 15 characters
+
+    def crossed(self, way: str) -> int:
+        """Bytes that have come from there ("rx") or gone there ("tx"), as the link has counted them."""
+        return int(Path(f"/sys/class/net/{self._link}/statistics/{way}_bytes").read_text())
 
     def command(self, *argv: str) -> tuple[str, ...]:
         """What runs a command there, under the host's own name."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
+from operator import sub
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool
+from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool, ResultLost
 from hpcpool.providers import SSHProvider
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
@@ -45,7 +48,7 @@ def managers() -> list[psutil.Process]:
     return Pool.below(os.getpid()).of_role("manager")
 
 
-def wait_there(gate: Path, log: Path) -> str:
+def wait_there(gate: Path, log: Path, argument: object = None) -> str:
     """Note the host, wait for the gate, return the host."""
     host = os.uname().nodename
     calls.note(log, f"{host}\n")
@@ -112,6 +115,56 @@ def all_idle(pids: set[int]) -> bool:
     while time.monotonic() < until_s:
         time.sleep(0.02)
     return used() == before
+
+
+def test_a_kept_result_crosses_when_somebody_asks_and_once(pair, tmp_path):
+    """Counted on the links, for a result of 16 MiB."""
+
+    def crossed(way: str) -> list[int]:
+        return [host.crossed(way) // 2**20 for host in pair]
+
+    with executor(pool_on(pair)) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        at_first = crossed("rx")
+        view = pool.options(keep=True)
+        kept = view.submit(zeros, 16 * 2**20)
+        for _ in range(10):
+            kept = view.submit(np.add, kept, 1)
+        assert pool.submit(np.max, kept).result(PATIENCE_S) == 10
+        assert max(map(sub, crossed("rx"), at_first)) < 2, "all of them ran where it was"
+        assert crossed("tx") == [0, 0]
+        assert int(kept.result(PATIENCE_S)[0]) == 10
+        home = max((0, 1), key=lambda index: crossed("rx")[index] - at_first[index])
+        there = crossed("rx")[home] - at_first[home]
+        assert 16 <= there < 20
+        assert [pool.submit(np.max, kept).result(PATIENCE_S) for _ in range(10)] == [10] * 10
+        assert int(kept.result()[-1]) == 10
+        assert crossed("rx")[home] - at_first[home] < 20
+        assert crossed("tx") == [0, 0]
+        busy = pool.submit(wait_there, tmp_path / "gate", tmp_path / "log", kept)
+        until(lambda: noted(tmp_path / "log") == [pair[home].name])
+        assert [pool.submit(np.max, kept).result(PATIENCE_S) for _ in range(10)] == [10] * 10
+        assert 16 <= crossed("tx")[1 - home] < 20, "once to the other"
+        (tmp_path / "gate").touch()
+        busy.result(PATIENCE_S)
+
+
+def zeros(count: int) -> np.ndarray:
+    return np.zeros(count, np.uint8)
+
+
+def test_what_was_kept_on_a_host_that_is_cut_off_is_lost(pair):
+    with executor(pool_on(pair, **SILENCE)) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        kept = pool.options(keep=True).submit(zeros, 2**20)
+        wait([kept], PATIENCE_S)
+        for host in pair:
+            host.cut()
+        error = kept.exception(PATIENCE_S)
+        assert isinstance(error, ResultLost)
+        assert "was kept at its node, and lost with it" in str(error)
+        for host in pair:
+            host.heal()
 
 
 def test_a_host_that_reaches_no_address_says_what_it_has_tried(pair):

@@ -95,6 +95,8 @@ def views(pool: HPCPoolExecutor) -> None:
     pool.options(retry_on=lambda error: "again" in str(error))
     pool.options(cores=8, gpus=1, memory="16GB", nodes=2, ranks=64, pool="gpu", time_request=3600.0)
     pool.options(cores=None, memory=10**9)
+    assert_type(pool.options(keep=True).submit(add, 1), TaskFuture[int])
+    pool.options(keep=1)  # type: ignore[arg-type]
     pool.options(cores="many")  # type: ignore[arg-type]
     pool.options(retries="many")  # type: ignore[arg-type]
     pool.options(retry=1)  # type: ignore[call-arg]

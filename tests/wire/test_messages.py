@@ -58,6 +58,7 @@ VALUES |= {
     tuple[int, ...]: st.lists(VALUES[int], max_size=5).map(tuple),
     tuple[bytes, ...]: st.lists(VALUES[bytes], max_size=5).map(tuple),
     list[str]: st.lists(VALUES[str], max_size=5),
+    list[bytes]: st.lists(st.binary(max_size=20), max_size=5),
     list[Run]: st.lists(st.builds(Run, VALUES[int], VALUES[int], VALUES[float]), max_size=5),
     int | tuple[str, ...]: VALUES[int] | st.lists(VALUES[str], max_size=5).map(tuple),
     messages.Needs | None: st.none() | st.tuples(*[VALUES[int]] * 5, VALUES[str], VALUES[float]),
@@ -121,8 +122,9 @@ def test_needs_and_shapes_have_the_fields_that_the_decisions_have():
     assert core_needs.Shape(*welcome.shape) == shape
 
 
-def test_a_task_that_needs_nothing_is_not_longer_for_it():
-    assert len(encode([Task(1, b"")])) == len(msgspec.msgpack.encode([[1, 1, b"", (), 0, (), 0, 0.0, 1, None, ""]]))
+def test_what_a_task_does_not_ask_for_costs_a_byte_each():
+    plain = [[1, 1, b"", (), 0, (), 0, 0.0, 1, None, "", False]]
+    assert len(encode([Task(1, b"")])) == len(msgspec.msgpack.encode(plain))
 
 
 def test_a_status_is_a_number_on_the_wire():

@@ -12,6 +12,7 @@ import pickle
 import numpy as np
 import pytest
 
+from hpcpool.errors import ResultLost
 from hpcpool.wire import run_directory as run_directories
 from hpcpool.wire import segments
 from hpcpool.wire.packing import Payload, discard, localised, pack, references, tell, unpack
@@ -508,3 +509,76 @@ def test_a_payload_with_segments_can_be_opened_again_and_again(store):
 def test_bytes_that_are_no_argument_themselves_arrive_as_well(store):
     value = [pattern(LARGE), bytes(LARGE), {"key": bytes(SEGMENT_BYTES)}]
     assert unpickle(pickle_value(value, store=store)) == value
+
+
+# -- what stays at the node that made it
+
+
+class Shelf:
+    """Knows of one kept segment; `content` is what comes, None: it never will."""
+
+    def __init__(self, content, folder="shm"):
+        self.content, self.folder, self.gone = content, folder, []
+
+    def bring(self, segment, until):
+        if self.content is None:
+            segment.loss = "kept at its node, and lost with it"
+            return
+        path = os.path.join(segment.store.run_directory, self.folder, os.path.basename(segment.path))
+        with open(path, "wb") as file:
+            file.write(self.content)
+        segment.is_away = False
+
+    def let_go(self, path):
+        self.gone.append(path)
+
+
+def reference_of(tmp_path):
+    """A reference to bytes at another host."""
+    (tmp_path / "hpcpool-node").mkdir()
+    lock = run_directories.prepare(str(tmp_path / "hpcpool-node"))
+    reference = SegmentStore(str(tmp_path / "hpcpool-node"), "node-a-0+x.1").write(b"x" * SEGMENT_BYTES).reference
+    os.close(lock)
+    run_directories.remove(str(tmp_path / "hpcpool-node"))
+    return reference
+
+
+@pytest.mark.parametrize("folder", ["shm", "spill"])
+def test_a_kept_segment_comes_when_it_is_looked_at_and_both_files_go_with_it(folder, store, run_directory, tmp_path):
+    shelf = Shelf(b"x" * SEGMENT_BYTES, folder)
+    segment = store.adopt_kept(reference_of(tmp_path), shelf)
+    assert (files(run_directory), segment.is_away) == ([], True)
+    assert segment.view() == b"x" * SEGMENT_BYTES
+    store.sweep("node-a-0+")
+    assert files(run_directory, folder) == ["node-a-0+x.1.1"]
+    assert pack([Payload(segment)]).segments == [segment]
+    path = segment.path
+    del segment
+    gc.collect()
+    assert (files(run_directory, folder), free(run_directory), shelf.gone) == ([], [], [path])
+
+
+def test_a_kept_segment_that_is_lost_says_so_each_time(store, tmp_path, caplog):
+    segment = store.adopt_kept(reference_of(tmp_path), Shelf(None))
+    for _ in range(2):
+        with pytest.raises(ResultLost, match="a result was kept at its node, and lost with it"):
+            segment.view()
+    store.outlive_pool()
+    assert not caplog.records
+
+
+def test_a_kept_segment_that_has_come_outlives_its_pool(store, tmp_path):
+    segment = store.adopt_kept(reference_of(tmp_path), Shelf(b"x" * SEGMENT_BYTES))
+    segment.bring()
+    store.outlive_pool()
+    assert segment.view() == b"x" * SEGMENT_BYTES
+
+
+def test_of_a_result_that_is_to_stay_all_is_in_segments(store):
+    parts = [np.full(50_000, n, np.uint8) for n in range(8)]
+    packed = pack([pickle_value(parts, store=store, is_whole=True)])
+    assert (len(packed.segments), list(packed.frames)) == (1, [])
+    small = pack([pickle_value(parts[:2], store=store, is_whole=True)])
+    assert list(small.segments) == []
+    opened = unpickle(pickle_value([*parts, np.ones(LARGE, np.uint8)], store=store, is_whole=True))
+    assert [int(part[0]) for part in opened] == [*range(8), 1]

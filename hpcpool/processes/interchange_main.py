@@ -1,0 +1,20 @@
+"""How the interchange's process begins; what it then does is in `interchange`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from hpcpool.processes import sessions
+from hpcpool.processes.interchange import Interchange
+from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+
+
+def main(argv: list[str]) -> None:
+    """Serve a client: run directory; its stream, the user's stderr and the census (descriptors); is a node hosted?"""
+    directory, client, user_stderr, census, _ = argv
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
+    raise_file_limit()
+    spare_the_collector()
+    sessions.adopt_orphans()
+    Interchange(directory, int(client), int(user_stderr), int(census)).run()

@@ -80,13 +80,15 @@ class Host:
             try:
                 self._hold_tunnels(reached)
                 files = host_jobs.job_files(job, request.cwd, request.command, request.script, request.env)
-                self._runner.write_files(folder, {**request.files, PYTHON: self._python_script()})
+                self._runner.write_files(folder, request.files)
+                # Other machines may see the folder and write the same, so it is never there without its mode.
+                self._runner.write_files(folder, {PYTHON: self._python_script()}, mode=0o700)
                 self._runner.write_files(job, files)
             except (OSError, ConfigError) as error:
                 is_outage = self._was_reached and isinstance(error, SSHError) and not isinstance(error, HostKeyError)
                 raise (Unreachable if is_outage else SubmitError)(f"{self}: {error}") from error
             self._was_reached = True
-            done = self._run(host_jobs.START, [job, posixpath.join(folder, PYTHON)], _COMMAND_TIMEOUT_S)
+            done = self._run(host_jobs.START, [job], _COMMAND_TIMEOUT_S)
             if done.code == 0 and done.stdout == "started\n":
                 return
             if not done.was_not_started:

@@ -35,7 +35,7 @@ is_alive() {
 }
 """
 
-#: Starts the job of a folder ($1), and says `started`, or why not. $2 is made a program before.
+#: Starts the job of a folder ($1), and says `started`, or why not.
 START = (
     _FUNCTIONS
     + """\
@@ -43,7 +43,6 @@ umask 077
 [ -r /proc/self/stat ] || { echo "there is no /proc on this machine"; exit 1; }
 command -v setsid >/dev/null || { echo "there is no setsid (package util-linux) on this machine"; exit 1; }
 [ ! -e "$1/cancelled" ] || { echo "it was cancelled before it started"; exit 1; }
-chmod 700 "$2" || exit 1
 # Not with `&`: then the job would ignore SIGINT. This returns when the job closes descriptor 3, at its end at last.
 said=$(setsid -f sh "$1/job.sh" 3>&1 </dev/null >"$1/out" 2>"$1/err")
 [ "$said" = started ] || { cat "$1/err"; exit 1; }

@@ -107,15 +107,15 @@ class SSHRunner:
             self._home = done.stdout
         return self._home
 
-    def write_files(self, folder: str, files: Mapping[str, bytes]) -> None:
+    def write_files(self, folder: str, files: Mapping[str, bytes], mode: int = 0o600) -> None:
         """Write files that only the user can read into a folder, which is made (with those above it) if need be.
 
-        Each file appears at once and whole: it is written in a private folder beside it and moved.
+        Each file appears at once, whole and with its mode: it is written in a private folder beside it and moved.
 
         Raises:
             OSError: it could not be done.
         """
-        self._by_sftp(lambda sftp: _write_files(sftp, folder, files), f"cannot write into {folder}")
+        self._by_sftp(lambda sftp: _write_files(sftp, folder, files, mode), f"cannot write into {folder}")
 
     def tail_of(self, path: str, most_bytes: int) -> str:
         """Return the end of a file as text; empty if it is not there or cannot be read."""
@@ -282,7 +282,7 @@ def _wait_readable(fd: int, timeout_s: float) -> None:
     poll.poll(timeout_s * 1000)
 
 
-def _write_files(sftp: paramiko.SFTPClient, folder: str, files: Mapping[str, bytes]) -> None:
+def _write_files(sftp: paramiko.SFTPClient, folder: str, files: Mapping[str, bytes], mode: int) -> None:
     _make_folders(sftp, folder)
     private = posixpath.join(folder, f".hpcpool-{uuid.uuid4().hex}")
     sftp.mkdir(private, 0o700)
@@ -292,7 +292,7 @@ def _write_files(sftp: paramiko.SFTPClient, folder: str, files: Mapping[str, byt
             with sftp.open(path, "wx") as file:
                 file.set_pipelined(True)
                 file.write(content)
-            sftp.chmod(path, 0o600)
+            sftp.chmod(path, mode)
             sftp.posix_rename(path, posixpath.join(folder, name))
     finally:
         _remove(sftp, private)

@@ -48,11 +48,7 @@ class TestOnThisMachine:
     def start(self, job: Path, *command: str, script: str = "", cwd: str = "/", env=None) -> None:
         for name, content in job_files(str(job), cwd, command, script, env or {}).items():
             (job / name).write_bytes(content)
-        assert self.run(START, job, self.program(job)) == "started\n"
-
-    def program(self, job: Path) -> Path:
-        (job / "program").touch()
-        return job / "program"
+        assert self.run(START, job) == "started\n"
 
     def look(self, job: Path) -> Sight:
         sights = read_look(self.run(LOOK, job), 1)
@@ -126,7 +122,7 @@ class TestOnThisMachine:
         self.run(END, job)
         for name, content in job_files(str(job), "/", ("true",), "", {}).items():
             (job / name).write_bytes(content)
-        assert self.run(START, job, self.program(job)) == "it was cancelled before it started\n"
+        assert self.run(START, job) == "it was cancelled before it started\n"
 
     def test_a_job_that_was_never_there_is_missing_and_ended_without_a_word(self, tmp_path):
         nowhere = tmp_path / "nowhere"

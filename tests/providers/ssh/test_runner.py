@@ -104,6 +104,27 @@ def test_files_are_written_for_the_user_alone(runner, tmp_path):
     assert modes == {0o700, 0o600}
 
 
+def test_a_program_that_two_machines_write_can_be_run_at_every_moment(ssh, tmp_path):
+    program = tmp_path / "program"
+    is_over = threading.Event()
+    modes = set()
+
+    def look() -> None:
+        while not is_over.is_set():
+            with contextlib.suppress(FileNotFoundError):  # not written yet
+                modes.add(stat.S_IMODE(program.stat().st_mode))
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(20):
+            ssh.write_files(str(tmp_path), {"program": b"#!/bin/sh\n"}, mode=0o700)
+    finally:
+        is_over.set()
+        looker.join()
+    assert modes == {0o700}
+
+
 def test_files_that_cannot_be_written_are_an_os_error(runner, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):

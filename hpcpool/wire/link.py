@@ -20,6 +20,8 @@ from hpcpool.wire.messages import Outcome, Task, deal_frames, decode_outcome, de
 
 #: How much is read from a link at once.
 READ_BYTES = 256 * 1024
+#: The same for a worker, which mostly gets little: what is larger the allocator would fetch from the kernel each time.
+_TASKS_BYTES = 32 * 1024
 _SIZES = struct.Struct("!IQ")  # bytes of the header, bytes of all frames
 _FRAME = struct.Struct("!Q")
 #: A permit. Reads and writes of whole ones never tear: the kernel does each as one (pipe(7), below PIPE_BUF bytes).
@@ -162,7 +164,7 @@ class TaskReader:
         """Return so many bytes of the link."""
         buffer = self._buffer
         while len(buffer) < size:
-            data = self._link.recv(max(READ_BYTES, size - len(buffer)))
+            data = self._link.recv(max(_TASKS_BYTES, size - len(buffer)))
             if not data:
                 raise EOFError("the manager has gone")
             buffer += data

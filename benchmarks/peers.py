@@ -146,7 +146,7 @@ def _open_hpcpool(workers: int, scratch: Path) -> Peer:
     from hpcpool import HPCPoolExecutor
 
     executor = HPCPoolExecutor(max_workers=workers)
-    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put, chunksizes=("auto",))
+    return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put, chunksizes=("auto",) * 6)
 
 
 def _open_processpool(workers: int, scratch: Path) -> Peer:

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 #: Bytes of segments that a node keeps although none of its tasks refers to them now.
 IDLE_BYTES = 512 * 1024 * 1024
+#: A node to which more bytes of segments have gone than this, for tasks that have not ended, gets no tasks ahead of its
+#: free slots: neither its memory nor what waits in the interchange may grow with how far ahead tasks are sent.
+LADEN_BYTES = 256 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -28,12 +31,19 @@ class SegmentCache:
     """The segments of one node."""
 
     idle_limit: int = IDLE_BYTES
+    laden_limit: int = LADEN_BYTES
     _held: dict[str, _Held] = field(default_factory=dict)
     #: Those that no task refers to, the longest unused first.
     _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
     _idle_bytes: int = 0
+    _used_bytes: int = 0
     #: What each task refers to, if anything.
     _uses: dict[int, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def is_laden(self) -> bool:
+        """Whether the tasks that are there refer to more than should be there at once."""
+        return self._used_bytes > self.laden_limit
 
     def leased(self, task: int, segments: Iterable[tuple[str, int]]) -> list[str]:
         """A task is about to go to the node, and refers to these (path, bytes); return those that must go with it."""
@@ -48,6 +58,8 @@ class SegmentCache:
                 del self._idle[path]
                 self._idle_bytes -= held.nbytes
             held.uses += 1
+            if held.uses == 1:
+                self._used_bytes += nbytes
             if held.is_lacking:
                 held.is_lacking = False
                 missing.append(path)
@@ -66,6 +78,7 @@ class SegmentCache:
             if not held.uses:
                 self._idle[path] = None
                 self._idle_bytes += held.nbytes
+                self._used_bytes -= held.nbytes
         dropped: list[str] = []
         while self._idle_bytes > self.idle_limit:
             path, _ = self._idle.popitem(last=False)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from hpcpool.core.segment_cache import IDLE_BYTES, SegmentCache
+from hpcpool.core.segment_cache import IDLE_BYTES, LADEN_BYTES, SegmentCache
 from hpcpool.processes.connection import node_prefix
 from hpcpool.wire import segments
 from hpcpool.wire.messages import Define, Drop, Fetched, MessageError, Outcome, Place, Task, deal_frames
@@ -29,6 +29,7 @@ class Carrier:
     Args:
         run_directory: of the pool.
         idle_bytes: of segments that a node on another host keeps although none of its tasks refers to them.
+        laden_bytes: of segments for tasks that are there, from which on such a node is laden.
         is_kept: says of a node and a segment whether that was made there, and is there still.
     """
 
@@ -36,10 +37,12 @@ class Carrier:
         self,
         run_directory: str,
         idle_bytes: int = IDLE_BYTES,
+        laden_bytes: int = LADEN_BYTES,
         is_kept: Callable[[bytes, str], bool] = lambda node, path: False,
     ) -> None:
         self._run_directory = run_directory
         self._idle_bytes = idle_bytes
+        self._laden_bytes = laden_bytes
         self._is_kept = is_kept
         self._blobs: dict[bytes, bytes] = {}
         #: The keys of the blobs that each node has been sent.
@@ -51,7 +54,7 @@ class Carrier:
         """A node has come; one that `is_far` shares no memory with the client."""
         self._known[node] = set()
         if is_far:
-            self._caches[node] = SegmentCache(self._idle_bytes)
+            self._caches[node] = SegmentCache(self._idle_bytes, self._laden_bytes)
 
     def lost(self, node: bytes) -> None:
         """A node has gone."""
@@ -97,6 +100,11 @@ class Carrier:
                     cache.lacking(path)
                     log.warning("segment=%s cannot be sent: %s", path, error)
         return carried
+
+    def is_laden(self, node: bytes) -> bool:
+        """Say whether a node on another host has as much as it should have at once."""
+        cache = self._caches.get(node)
+        return cache is not None and cache.is_laden
 
     def released(self, node: bytes, tasks: Iterable[int]) -> Drop | None:
         """Tasks are not on a node any more; return what to tell it, if anything. Others it may name at will."""

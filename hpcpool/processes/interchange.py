@@ -30,6 +30,7 @@ from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.kept_desk import KeptDesk
+from hpcpool.processes.loading import Loading
 from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
@@ -57,7 +58,6 @@ from hpcpool.wire.messages import (
     Kill,
     MessageError,
     NodeGone,
-    Nodes,
     Outcome,
     Place,
     Refused,
@@ -114,6 +114,7 @@ class Interchange:
         self._outbox = Outbox()
         self._kept = KeptDesk(self._directory, self._scheduler, self._tasks, self._outbox.put, self._tell)
         self._carrier = Carrier(self._directory, is_kept=self._kept.is_at)
+        self._loading = Loading(self._scheduler, self._carrier, self._tasks, self._managers)
         self._stopping = False
         self._has_failed = False
         self._descriptors = (user_stderr, census)
@@ -323,6 +324,7 @@ class Interchange:
         """Tasks are not on a node any more."""
         if order := self._carrier.released(name, tasks):
             self._tell(name, [order])
+        self._loading.relieve(name)
 
     def _on_outcome(self, name: bytes, outcome: Outcome, frames: list[Any]) -> None:
         manager = self._managers.get(name)
@@ -424,14 +426,13 @@ class Interchange:
         if not manager.block or slots < 1 or limit < 1:
             self._drop(name, f"it offered {slots} slots, {limit} tasks in all, for block {manager.block!r}")
             return
-        manager.slots = slots
+        manager.slots, manager.limit = slots, limit
         if self._blocks.watch.is_leaving(manager.block):
-            if not self._scheduler.held_by(name) and self._kept.evacuate(
-                name
-            ):  # else it is sent off when it has finished
-                self._send_off(name)  # once more does no harm
+            # If it has not finished it is sent off when it has; once more does no harm.
+            if not self._scheduler.held_by(name) and self._kept.evacuate(name):
+                self._send_off(name)
         elif manager.registered:
-            self._scheduler.capacity_changed(name, slots, limit)
+            self._scheduler.capacity_changed(name, slots, manager.takes)
         else:
             manager.registered = True
             self._carrier.joined(name, is_far=manager.proved is not None)
@@ -500,23 +501,11 @@ class Interchange:
         is_all = True
         if self._kept:
             ids, is_all = self._kept.ready(name, ids)
-        messages: list[Any] = []
-        all_frames: list[Any] = []
         self._blocks.watch.used.add(name)
-        for task_id in ids:
-            task, frames = self._tasks[task_id]
-            if task.needs is not None and len(company := self._scheduler.company_of(task_id)) > 1:
-                messages.append(Nodes(task_id, [self._managers[other].hello.host for other in company]))
-            if task.blobs or task.layout:
-                for message, its_frames in self._carrier.leased(name, task):
-                    messages.append(message)
-                    all_frames.extend(its_frames)
-            messages.append(task)
-            if frames:
-                all_frames.extend(frames)
+        messages, frames, is_whole = self._loading.load(name, ids)
         if messages:
-            self._tell(name, messages, all_frames)
-        return is_all
+            self._tell(name, messages, frames)
+        return is_all and is_whole
 
     # -- blocks --
 

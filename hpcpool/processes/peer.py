@@ -18,5 +18,14 @@ class Peer:
     proved: str | None = None
     registered: bool = False
     slots: int = 0
+    #: How many tasks it takes in all.
+    limit: int = 0
+    #: Its node has as much data as it should have at once.
+    is_laden: bool = False
     #: How its node is divided; None: it has not registered.
     shape: Shape | None = None
+
+    @property
+    def takes(self) -> int:
+        """How many tasks it is given at most: a laden one none ahead of its slots."""
+        return min(self.slots, self.limit) if self.is_laden else self.limit

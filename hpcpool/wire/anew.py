@@ -1,4 +1,4 @@
-"""Globals that a process makes anew instead of getting them: locks, and variables of a thread or a context.
+"""Globals that a process makes anew instead of getting them: what threads share, and variables of one or of a context.
 
 A function of `__main__` brings the globals that it names. With `ProcessPoolExecutor` each worker has a lock of its own
 there, by a fork or since it imports the program again; so it has here. Only globals are looked at, not what is in
@@ -8,6 +8,7 @@ them: a lock that is passed as an argument cannot be pickled, as in the standard
 from __future__ import annotations
 
 import contextvars
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -52,6 +53,58 @@ def make_event(is_set: bool) -> threading.Event:
     return event
 
 
+def _condition(condition: threading.Condition) -> Recipe:
+    has_lock = type(condition._lock) is type(threading.Lock())  # type: ignore[attr-defined]
+    return Recipe(make_condition, has_lock)
+
+
+def make_condition(has_lock: bool) -> threading.Condition:
+    """Return a condition with a plain lock, or with one that a thread can take again; called by pickle."""
+    return threading.Condition(threading.Lock() if has_lock else None)
+
+
+def _semaphore(semaphore: threading.Semaphore) -> Recipe:
+    return Recipe(type(semaphore), _permits(semaphore))
+
+
+def _bounded(semaphore: threading.BoundedSemaphore) -> Recipe:
+    return Recipe(make_bounded, semaphore._initial_value, _permits(semaphore))  # type: ignore[attr-defined]
+
+
+def make_bounded(most: int, permits: int) -> threading.BoundedSemaphore:
+    """Return a bounded semaphore with some of its permits taken; called by pickle."""
+    semaphore = threading.BoundedSemaphore(most)
+    for _ in range(most - permits):
+        semaphore.acquire()
+    return semaphore
+
+
+def _permits(semaphore: threading.Semaphore) -> int:
+    return semaphore._value
+
+
+def _barrier(barrier: threading.Barrier) -> Recipe:
+    action, timeout = barrier._action, barrier._timeout  # type: ignore[attr-defined]
+    return Recipe(threading.Barrier, barrier.parties, action, timeout)
+
+
+def _queue(waiting: queue.Queue[Any]) -> Recipe:
+    with waiting.mutex:
+        return Recipe(make_queue, type(waiting), waiting.maxsize, list(waiting.queue))
+
+
+def make_queue(kind: type[queue.Queue[Any]], maxsize: int, items: list[Any]) -> queue.Queue[Any]:
+    """Return a queue of this kind with these items; called by pickle."""
+    waiting = kind(maxsize)
+    for item in items:
+        waiting.put_nowait(item)
+    return waiting
+
+
+def _simple_queue(_: Any) -> Recipe:
+    return Recipe(queue.SimpleQueue)  # empty: nobody can look into one without taking what is there
+
+
 def _local(local: threading.local) -> Recipe:
     return Recipe(make_local, dict(local.__dict__))
 
@@ -89,6 +142,14 @@ _WRITERS: dict[type, Callable[[Any], Recipe]] = {
     type(threading.Lock()): _lock,
     type(threading.RLock()): _rlock,
     threading.Event: _event,
+    threading.Condition: _condition,
+    threading.Semaphore: _semaphore,
+    threading.BoundedSemaphore: _bounded,
+    threading.Barrier: _barrier,
+    queue.Queue: _queue,
+    queue.LifoQueue: _queue,
+    queue.PriorityQueue: _queue,
+    queue.SimpleQueue: _simple_queue,
     threading.local: _local,
     contextvars.ContextVar: _context_variable,
 }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import queue
 import threading
 from contextvars import ContextVar
 
@@ -32,6 +33,50 @@ def test_an_event_keeps_its_state(is_set):
     assert made(event).is_set() is is_set
 
 
+@pytest.mark.parametrize("lock", [None, threading.Lock()])
+def test_a_condition_keeps_the_kind_of_its_lock(lock):
+    condition = threading.Condition(lock)
+    with made(condition) as is_held:
+        assert is_held
+        assert made(condition).acquire(blocking=False) is True
+    assert type(made(condition)._lock) is type(condition._lock)
+
+
+@pytest.mark.parametrize("kind", [threading.Semaphore, threading.BoundedSemaphore])
+def test_a_semaphore_keeps_the_permits_that_are_left(kind):
+    semaphore = kind(3)
+    semaphore.acquire()
+    other = made(semaphore)
+    assert type(other) is kind
+    assert [other.acquire(blocking=False) for _ in range(3)] == [True, True, False]
+
+
+def test_a_bounded_semaphore_keeps_its_bound():
+    other = made(threading.BoundedSemaphore(1))
+    with pytest.raises(ValueError, match="too many"):
+        other.release()
+
+
+def test_a_barrier_waits_for_as_many():
+    assert made(threading.Barrier(7, timeout=3)).parties == 7
+
+
+@pytest.mark.parametrize("kind", [queue.Queue, queue.LifoQueue, queue.PriorityQueue])
+def test_a_queue_keeps_what_is_in_it_and_its_bound(kind):
+    waiting = kind(3)
+    for item in (2, 1, 3):
+        waiting.put(item)
+    other = made(waiting)
+    assert other.full()
+    assert [other.get_nowait() for _ in range(3)] == [waiting.get_nowait() for _ in range(3)]
+
+
+def test_a_simple_queue_is_made_empty():
+    waiting = queue.SimpleQueue()
+    waiting.put(1)
+    assert made(waiting).empty()
+
+
 def test_a_thread_local_keeps_what_this_thread_has_in_it():
     local = threading.local()
     local.number = 3
@@ -48,7 +93,7 @@ def test_a_context_variable_keeps_its_default_and_its_value():
     assert made(with_default).get(4) == 5
 
 
-@pytest.mark.parametrize("value", [3, None, [threading.Lock()], threading.Semaphore()])
+@pytest.mark.parametrize("value", [3, None, [threading.Lock()], threading.Thread()])
 def test_anything_else_travels_as_it_is(value):
     assert recipe_of(value) is None
 

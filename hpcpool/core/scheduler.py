@@ -313,7 +313,9 @@ class Scheduler:
 
     def _move_timed_tasks(self) -> None:
         """From now on it matters how long a task runs: those that have said so leave the queue."""
-        timed = [task for task in self._queue if self._is_queued(task) and self._tasks[task].special is not None]
+        # One that has gone home past others, and has come back, is in the queue twice.
+        queued = dict.fromkeys(filter(self._is_queued, self._queue))
+        timed = [task for task in queued if self._tasks[task].special is not None]
         for task in timed:
             self._queued -= 1
             self._homes.discard(task, self._tasks[task])

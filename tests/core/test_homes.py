@@ -174,3 +174,18 @@ def test_all_tasks_run_once_whatever_their_homes_are():
     assert sorted(done) == list(range(300))
     assert made.backlog == 0
     assert not made._homes
+
+
+def test_one_that_went_home_past_others_and_came_back_is_queued_once_when_blocks_turn_out_to_end():
+    made = Scheduler(3, True)
+    made.manager_joined(A, 1, 1, block="a-1")
+    made.submitted(1, 0, 1, time_s=60.0, home=B)
+    made.submitted(2, 0, 1, time_s=60.0, home=A)
+    assert leases(made) == {A: [2]}
+    made.returned(A, [2])
+    made.block_ends("a-1", 1000.0, "", 0.0)
+    assert made.backlog == 2
+    for task in (2, 1):
+        assert leases(made) == {A: [task]}
+        made.finished(A, task)
+    assert made.backlog == 0

@@ -45,6 +45,8 @@ class KeptDesk:
         self._tell = tell
         self._segments = KeptSegments()
         self._references: dict[str, bytes] = {}
+        #: Nodes that are about to leave: what calls still make there is fetched at once.
+        self._leaving: set[bytes] = set()
 
     def __bool__(self) -> bool:
         return bool(self._segments)
@@ -62,6 +64,10 @@ class KeptDesk:
             if not self._segments.is_known(path):
                 self._segments.made(node, path, nbytes)
                 self._references[path] = reference
+                if node in self._leaving:
+                    self._segments.want(path)
+        if node in self._leaving:
+            self._fetch()
 
     def discard(self, node: bytes, outcome: Outcome) -> None:
         """Nobody wants an outcome whose segments a node keeps."""
@@ -152,6 +158,7 @@ class KeptDesk:
 
     def node_lost(self, node: bytes, reason: str) -> None:
         """A node has gone, and what it has kept; its tasks are leased to nobody any more."""
+        self._leaving.discard(node)
         lost = self._segments.node_lost(node)
         if lost:
             log.warning("manager=%r kept_segments=%d lost", node, len(lost))
@@ -160,6 +167,7 @@ class KeptDesk:
 
     def evacuate(self, node: bytes) -> bool:
         """A node is about to leave: have all fetched that it keeps. True when nothing is left there; ask again."""
+        self._leaving.add(node)
         if not self._segments.holds(node):
             return True
         self._segments.want_all(node)

@@ -232,6 +232,12 @@ def test_a_node_that_leaves_is_emptied_first(made: Desk):
     assert made.said == [Fetched(first.path), Fetched(second.path)]
 
 
+def test_what_is_made_on_a_node_that_leaves_is_fetched_too(made: Desk):
+    assert made.desk.evacuate(A)
+    segment = made.kept(A)
+    assert made.told == [(A, Fetch([segment.reference]))]
+
+
 def test_an_outcome_that_nobody_wants_is_dropped_at_its_node(made: Desk):
     segment = made.kept(A)
     made.desk.discard(A, outcome(segment))

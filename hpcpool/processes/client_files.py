@@ -116,7 +116,8 @@ class ClientFiles:
         path = os.path.realpath(request.path)  # a link stays, as when a program writes to it
         folder, name = os.path.split(path)
         try:
-            self._check_room(path, folder, request)
+            _check_place(path)
+            _check_room(folder, request.size)
             new = NewFile(folder, name)
         except OSError as error:
             line.say(self._refusal("written", request.path, error))
@@ -146,14 +147,6 @@ class ClientFiles:
         log.debug("file=%s bytes=%d came from a node", request.path, content.size)
         return Done()
 
-    def _check_room(self, path: str, folder: str, request: PutFile) -> None:
-        """Fail before the content is on its way, if there is no place for it."""
-        if os.path.isdir(path):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        disk = os.statvfs(folder)
-        if disk.f_bavail * disk.f_frsize < request.size:
-            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for its {request.size} bytes")
-
     def _mode(self, path: str, is_executable: bool) -> int:
         """The permissions that a program here would give it: those of the file that is there stay."""
         try:
@@ -168,6 +161,27 @@ class ClientFiles:
         kind = "a folder: name its files" if stat.S_ISDIR(found.st_mode) else "no regular file"
         number = errno.EISDIR if stat.S_ISDIR(found.st_mode) else errno.EINVAL
         return Refusal(number, f"{path} cannot be brought from {self._host}, as it is {kind}")
+
+
+def _check_place(path: str) -> None:
+    """Fail before the content is on its way, if what is there must not be replaced: as when a program writes to it."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(found.st_mode):  # a device, a pipe: who reads there waits for us at the old one
+        raise OSError(errno.EINVAL, "it is no regular file")
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _check_room(folder: str, nbytes: int) -> None:
+    """Fail before the content is on its way, if there is no room for it."""
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < nbytes:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} for its {nbytes} bytes")
 
 
 def _identity(found: os.stat_result) -> Identity:

@@ -6,8 +6,9 @@ import errno
 import os
 import tempfile
 
-#: Of a file's name, so much goes into the name of what is written beside it: names have at most 255 bytes.
-_NAME_CHARS = 60
+#: Of a file's name, so much goes into the name of what is written beside it: names have at most 255 bytes, and a
+#: character up to 4.
+_NAME_CHARS = 50
 #: What kernels and file systems say that have no files without a name (open(2), O_TMPFILE; NFS is one of them).
 _UNKNOWN = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT)
 

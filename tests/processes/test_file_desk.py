@@ -221,6 +221,16 @@ def test_what_has_no_place_is_refused_before_it_is_sent(line, tmp_path):
     assert f"No space left on device for its {2**60} bytes" in refusal.text
 
 
+def test_what_is_no_file_and_what_must_not_be_written_is_not_replaced(line, tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    assert put(line, tmp_path / "pipe", DATA, tmp_path).errno == errno.EINVAL
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "y").write_bytes(b"before")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # to root nothing is read-only
+    assert put(line, tmp_path / "y", DATA, tmp_path).errno == errno.EACCES
+    assert (tmp_path / "y").read_bytes() == b"before"
+
+
 def test_a_worker_that_goes_in_the_middle_leaves_nothing(desk, line, tmp_path):
     assert ask(line, PutFile(str(tmp_path / "y"), len(DATA))) == Ready()
     assert on_the_way(tmp_path)

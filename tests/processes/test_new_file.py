@@ -43,9 +43,10 @@ def test_what_cannot_be_put_in_its_place_goes(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
-def test_the_longest_name_does(tmp_path):
-    file = NewFile(str(tmp_path), "x" * 255)
-    file.put_in_place(str(tmp_path / ("x" * 255)))
+@pytest.mark.parametrize("name", ["x" * 255, "\N{SNOWMAN}" * 85, "\N{SNAIL}" * 63])
+def test_the_longest_name_does(tmp_path, name):
+    file = NewFile(str(tmp_path), name)
+    file.put_in_place(str(tmp_path / name))
     file.close()
     assert len(list(tmp_path.iterdir())) == 1
 

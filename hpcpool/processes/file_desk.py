@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from typing import NamedTuple
 
@@ -25,7 +26,10 @@ _MOST_THREADS = 16
 _STALL_S = 60.0
 #: A worker that asks nothing for so long makes room for others (seconds); it comes back if it has another question.
 _IDLE_S = 1.0
-#: How long threads may take to notice that their connections were ended (seconds).
+#: The same while others wait: it has time for the question that follows from an answer. Else a thousand workers with one
+#: file each would have to wait for a minute.
+_BRIEFLY_S = 0.1
+#: How long all threads may take to notice that their connections were ended (seconds).
 _CLOSE_S = 5.0
 
 
@@ -101,8 +105,9 @@ class FileDesk:
             threads = list(self._threads)
         for block in blocks:
             self.end(block)
+        by = time.monotonic() + _CLOSE_S
         for thread in threads:
-            thread.join(_CLOSE_S)
+            thread.join(max(0.0, by - time.monotonic()))
 
     def _serve_all(self) -> None:
         """A thread: serve who waits until nobody does."""
@@ -141,7 +146,8 @@ class FileDesk:
         while (request := line.hear()) is not None:
             guest.end.settimeout(_STALL_S)
             self._answer(line, request)
-            guest.end.settimeout(_IDLE_S)
+            with self._lock:
+                guest.end.settimeout(_BRIEFLY_S if self._waiting else _IDLE_S)
 
     def _answer(self, line: FileLine, request: object) -> None:
         match request:

@@ -275,6 +275,16 @@ def test_who_finds_all_threads_busy_is_served_when_one_is_free(desk, monkeypatch
     assert second.hear() is not None
 
 
+def test_who_asks_no_more_is_in_nobodys_way(desk, monkeypatch):
+    monkeypatch.setattr(file_desk, "_MOST_THREADS", 1)
+    monkeypatch.setattr(file_desk, "_IDLE_S", 30.0)  # longer than the others have patience
+    lines = [desk.connect() for _ in range(3)]
+    for line in lines:
+        line.say(SeeFile("/"))
+    for line in lines:
+        assert line.hear() is not None
+
+
 def test_who_asks_no_more_makes_room_for_others(desk, monkeypatch):
     monkeypatch.setattr(file_desk, "_IDLE_S", 0.01)
     line = desk.connect()

@@ -301,16 +301,20 @@ def _absolute_paths(name: str, values: tuple[object, ...], directory: str | None
 
 
 def _as_outputs(outputs: tuple[object, ...], inputs: tuple[object, ...]) -> Iterator[object]:
-    files = sys.modules.get("hpcpool.file")  # a `File` among the values has brought it here; most calls have none
     for value in flat(outputs):
-        if files is None or not isinstance(value, files.File):
-            yield value
-        elif staged.is_far() and value in flat(inputs):
-            from hpcpool import staging
+        yield _as_output(value, is_changed=staged.is_far() and value in flat(inputs))
 
-            yield staging.path_to_change(value)
-        else:
-            yield value._as_output()
+
+def _as_output(value: object, *, is_changed: bool) -> object:
+    """What the command writes to; a `File` that it changes has what is in it now."""
+    files = sys.modules.get("hpcpool.file")  # a `File` among the values has brought it here; most calls have none
+    if files is None or not isinstance(value, files.File):
+        return value
+    if is_changed and staged.is_far():
+        from hpcpool import staging
+
+        return staging.path_to_change(value)
+    return value._as_output()
 
 
 def _again(path: str) -> str:
@@ -402,6 +406,8 @@ def _are_same_file(call: BashCommand, directory: str | None) -> bool:
 def _path_and_mode(name: str, target: object, directory: str | None) -> tuple[str, str]:
     _check_target(name, target)
     path, mode = target if isinstance(target, tuple | list) else (target, "w")
+    if mode[0] != "x":  # which fails if the client has the file
+        path = _as_output(path, is_changed=mode[0] == "a")
     return _absolute(directory, _path(name, path)), mode
 
 

@@ -307,6 +307,17 @@ def test_a_command_changes_a_file_in_place(pool, home):
     assert (home / "x").read_text() == "abb\n"
 
 
+def test_a_command_writes_its_streams_to_files_that_are_there(pool, home):
+    (home / "log").write_text("before\n")
+    log = File("log")
+    pool.bash("echo one", stdout=log).result(PATIENCE_S)
+    assert (home / "log").read_text() == "one\n"
+    pool.bash("echo two; echo three >&2", stdout=(log, "a"), stderr=(log, "a")).result(PATIENCE_S)
+    assert (home / "log").read_text() == "one\ntwo\nthree\n"
+    with pytest.raises(FileExistsError):
+        pool.bash("echo four", stdout=(log, "x")).result(PATIENCE_S)
+
+
 def test_what_a_command_does_not_make_is_named_as_the_client_knows_it(pool, home):
     with pytest.raises(MissingOutputs, match=f"did not make '{home}/y'") as caught:
         pool.bash("true", outputs=File("y")).result(PATIENCE_S)

@@ -78,7 +78,8 @@ def _stage() -> CallStage:
     stage = staged.current
     # A process that a call has forked must not go on with the connection of its parent.
     if not isinstance(stage, CallStage) or stage.pid != os.getpid():
-        stage = staged.current = CallStage(os.environ[staged.FOLDER_VARIABLE])
+        parent = stage if isinstance(stage, CallStage) else None
+        stage = staged.current = CallStage(os.environ[staged.FOLDER_VARIABLE], parent)
     return stage
 
 
@@ -87,9 +88,10 @@ class CallStage:
 
     Args:
         run_directory: of the node.
+        parent: of the process that has forked this one: the paths that it was given are good here, too.
     """
 
-    def __init__(self, run_directory: str) -> None:
+    def __init__(self, run_directory: str, parent: CallStage | None = None) -> None:
         self.pid = os.getpid()
         self._folder = os.path.join(run_directory, "files")
         self._port = read_word(run_directory)
@@ -98,8 +100,8 @@ class CallStage:
         self._lock = threading.Lock()
         self._line: FileLine | None = None
         #: Where each file is, by its path on the client's host.
-        self._inputs: dict[str, str] = {}
-        self._outputs: dict[str, str] = {}
+        self._inputs: dict[str, str] = {} if parent is None else dict(parent._inputs)
+        self._outputs: dict[str, str] = {} if parent is None else dict(parent._outputs)
         #: Those of the outputs that are to be brought back.
         self._made: dict[str, File] = {}
         self._numbers = itertools.count(1)
@@ -148,8 +150,8 @@ class CallStage:
         for lock in self._held:
             os.close(lock)
         self._held.clear()
-        for path in self._made:
-            shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+        if self._made and (made := staged.made_folder(self.pid)) is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
     # -- finding --
 
@@ -234,7 +236,11 @@ class CallStage:
             _is_shared[folder] = self._has_same(folder)
         if _is_shared[folder]:
             return file.source
-        place = os.path.join(self._folder, f"made-{self.pid}-{next(self._numbers)}")
+        made = staged.made_folder(self.pid)
+        if self.pid != staged.worker or made is None:
+            why = f"{file.source} can be made on {_host()} only if the call's own process has asked for its path"
+            raise OSError(errno.EPERM, why)
+        place = os.path.join(made, str(next(self._numbers)))
         os.makedirs(place, mode=0o700)
         path = os.path.join(place, name)
         self._made[path] = file

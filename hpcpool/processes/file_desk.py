@@ -26,8 +26,8 @@ _MOST_THREADS = 16
 _STALL_S = 60.0
 #: A worker that asks nothing for so long makes room for others (seconds); it comes back if it has another question.
 _IDLE_S = 1.0
-#: The same while others wait: it has time for the question that follows from an answer. Else a thousand workers with one
-#: file each would have to wait for a minute.
+#: The same while others wait: it has time for the question that follows from an answer. With a whole second a thousand
+#: workers with a file each would wait for a minute.
 _BRIEFLY_S = 0.1
 #: How long all threads may take to notice that their connections were ended (seconds).
 _CLOSE_S = 5.0

@@ -33,7 +33,7 @@ from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker import READY, segment_maker
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
-from hpcpool.wire import segments
+from hpcpool.wire import segments, staged
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.messages import (
@@ -450,6 +450,8 @@ class Manager:
         self._forget_worker(handle)
         if message.exit_code:
             segments.sweep(self._run_directory, f"{segment_maker(self._directory, handle.number)}.", untold=True)
+            if (made := staged.made_folder(handle.pid)) is not None:
+                shutil.rmtree(made, ignore_errors=True)
         self._refill = True
         if self._leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node

@@ -93,6 +93,7 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
         with contextlib.suppress(OSError):  # it was removed, or is not on this host: calls that need it will say so
             os.chdir(cwd)
     staged.client_directory = cwd if staged.is_far() else None
+    staged.worker = os.getpid()
     limit_open_files(open_files)
     install_main()
     if main_file is not None:

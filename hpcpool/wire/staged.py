@@ -30,8 +30,17 @@ current: Stage | None = None
 #: The client's working directory, where the client is on another host: paths of `File`s made in calls start there. Set
 #: by the worker.
 client_directory: str | None = None
+#: The process id of the worker, which alone brings back what a call makes; processes that a call forks have it, too.
+#: Set by the worker.
+worker: int | None = None
 
 
 def is_far() -> bool:
     """Say whether this process runs on another host than the client."""
     return FOLDER_VARIABLE in os.environ
+
+
+def made_folder(pid: int) -> str | None:
+    """Return where a worker has what its call makes, until that is brought to the client; None on the client's host."""
+    run_directory = os.environ.get(FOLDER_VARIABLE)
+    return None if run_directory is None else os.path.join(run_directory, "files", f"made-{pid}")

@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -355,6 +356,46 @@ def test_a_call_that_is_ended_while_its_file_comes_back_leaves_none_of_it(pool, 
     until(lambda: not on_the_way(home))
     assert not leavings(home)
     assert not (home / "huge").exists()
+
+
+def test_a_call_that_is_killed_leaves_nothing_that_it_has_made_on_the_node(pool, home):
+    ran = home.parent / "ran"
+    future = pool.submit(make_and_stay, File("y"), ran)
+    until(lambda: ran.exists() and ran.read_text())
+    made = Path(ran.read_text())
+    assert made.exists()
+    future.kill()
+    assert isinstance(future.exception(PATIENCE_S), TaskKilled)
+    until(lambda: not made.parent.parent.exists())
+
+
+def make_and_stay(file: File, ran: Path) -> None:
+    made = os.fspath(write(file, b"y"))
+    ran.write_text(made)
+    time.sleep(600)
+
+
+def test_processes_that_a_call_forks_write_where_the_call_does_and_make_nothing_else(pool, home):
+    future = pool.submit(make_in_a_fork, File("x"), File("y"))
+    assert "only if the call's own process" in future.result(PATIENCE_S)
+    assert (home / "x").read_bytes() == b"of a fork"
+    assert not (home / "y").exists()
+
+
+def make_in_a_fork(asked_for: File, other: File) -> str:
+    path = os.fspath(asked_for)
+    told, tell = os.pipe()
+    if not os.fork():
+        Path(asked_for).write_bytes(b"of a fork" if os.fspath(asked_for) == path else b"elsewhere")
+        try:
+            write(other, b"y")
+        except OSError as error:
+            os.write(tell, str(error).encode())
+        os._exit(0)
+    os.wait()
+    os.close(tell)
+    with open(told, encoding="utf-8") as text:
+        return text.read()
 
 
 def test_a_call_that_is_ended_while_its_file_comes_leaves_the_node_in_order(pool, home):

@@ -49,15 +49,15 @@ class KeptResults:
         self._changed = threading.Condition()
         #: Those whose content is away and may come, by their paths.
         self._away: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
-        #: Those of them that were asked for.
-        self._asked: set[str] = set()
+        #: Those of them that nobody has asked for.
+        self._unasked: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
 
     # -- from any thread --
 
     def adopt(self, reference: Buffer) -> Segment:
         """Take over a segment that stays where it was made."""
         segment = self._store.adopt_kept(reference, self)
-        self._away[segment.path] = segment
+        self._away[segment.path] = self._unasked[segment.path] = segment
         return segment
 
     def bring(self, segment: Segment, until: float | None) -> None:
@@ -90,9 +90,8 @@ class KeptResults:
 
     def _ask(self, segment: Segment, client: _Client) -> None:
         with self._changed:
-            if _is_settled(segment) or segment.path in self._asked:
+            if self._unasked.pop(segment.path, None) is None or _is_settled(segment):
                 return
-            self._asked.add(segment.path)
         client.tell(Fetch([segment.reference]))
 
     # -- in the client's thread --
@@ -100,7 +99,6 @@ class KeptResults:
     def on_fetched(self, message: Fetched) -> None:
         """The interchange has a segment's content here, or knows that it will never have it."""
         with self._changed:
-            self._asked.discard(message.path)
             segment = self._away.pop(message.path, None)
             if segment is not None:  # else it was let go of in the meantime
                 segment.loss = message.error
@@ -117,8 +115,8 @@ class KeptResults:
 
     def settle(self) -> bool:
         """The pool is about to end: have all fetched that somebody may still ask for; True when there is none left."""
-        if self._away and (client := self._client) is not None:
-            for segment in list(self._away.values()):
+        if self._unasked and (client := self._client) is not None:
+            for segment in list(self._unasked.values()):
                 self._ask(segment, client)
         return not self._away
 

@@ -36,7 +36,7 @@ class File:
     Args:
         source: a path, which is made absolute (it starts at the client's working directory), or a URL with `http`,
             `https` or `file`.
-        size: the size that it must have (bytes); None: any that the client sees.
+        size: the size that it must have (bytes); None: any.
         sha256: the SHA-256 hash that it must have, 64 hexadecimal digits; None: any. With it a URL is fetched once and
             for all by a node; without it, again if the server says that it has changed.
         output: the call makes it: what is there before is not brought to the node, and is replaced.
@@ -73,7 +73,8 @@ class File:
 
         Raises:
             FileNotFoundError: the client has seen the file, and it is not there; or its folder is not.
-            FileMismatch: it has another size or hash than it must have, or has changed since the call was submitted.
+            FileMismatch: it has another size or hash than it must have; or the node does not see it, and it has changed
+                since the call was submitted, and not by a call that has brought it back.
             OSError: it cannot be fetched.
         """
         if self.is_remote:
@@ -101,9 +102,9 @@ class File:
                 f"{self.source} was there when the call was submitted, and is not on {os.uname().nodename} any more: "
                 "leave it until the call is over"
             )
-        size = self._seen[0] if self.size is None and self._seen is not None else self.size
+        # It may have changed since the client has seen it: a call before this one may have made it anew.
         if os.path.isfile(self.source):
-            file_cache.check(self.source, self.source, size, self.sha256)
+            file_cache.check(self.source, self.source, self.size, self.sha256)
         return self.source
 
     def _as_output(self) -> File:

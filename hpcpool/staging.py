@@ -159,7 +159,7 @@ class CallStage:
         here = None if file.output else _identity(file.source)
         if not file.output and os.path.isdir(file.source):
             return file.source
-        there = None if file.output else self._see(file)
+        there = None if file.output else self._see(file, here)
         match where(here, there, is_output=file.output):
             case Where.HERE:
                 return self._found_here(file)
@@ -178,8 +178,13 @@ class CallStage:
         self._inputs[file.source] = file.source
         return file.source
 
-    def _see(self, file: File) -> Identity | None:
+    def _see(self, file: File, here: Identity | None) -> Identity | None:
         answer = self._ask(SeeFile(file.source, file._seen))
+        if isinstance(answer, Differs) and here is not None:
+            # A call that sees the client's file, as we do, may have changed it: nobody has told the interchange.
+            now = self._ask(SeeFile(file.source))
+            if isinstance(now, FileSeen) and now.identity == here:
+                return here
         if isinstance(answer, FileSeen):
             return answer.identity
         if isinstance(answer, FileAbsent):

@@ -184,6 +184,13 @@ def test_what_the_node_sees_as_well_is_not_brought(pool, home):
     assert not [path for path in home.parent.iterdir() if path.name.startswith(".hpcpool")]
 
 
+def test_what_a_call_changes_where_the_client_sees_it_others_read(pool, home):
+    shared = home.parent / "shared"
+    for text in (b"one", b"another"):
+        made = pool.submit(write, File(str(shared)), text)
+        assert pool.submit(read_after, made, File(str(shared))).result(PATIENCE_S) == text
+
+
 def path_of_output(file: File) -> str:
     return os.fspath(File(file.source, output=True))
 

@@ -253,10 +253,12 @@ class CallStage:
 
     def _has_same(self, folder: str) -> bool:
         """Say whether a folder is the client's own: what is made here is seen there."""
+        # First without a probe, which stays if we are killed: to be served for the first time may take long.
+        self._asked_of(folder, "")
         try:
             descriptor, probe = tempfile.mkstemp(prefix=".hpcpool-", dir=folder)
         except OSError:  # it is not here, or not for us: whatever it is there, it is another one for this call
-            return self._asked_of(folder, "")
+            return False
         try:
             return self._asked_of(folder, os.path.basename(probe))
         finally:

@@ -2,7 +2,7 @@
 
 A kept segment is at its node until the client lets go of it. Its content comes to the client's host, once, when
 somebody needs it there: the client, a task on another node, or the node itself because it is about to leave. Only so
-much of one node is on its way at a time that nobody's memory fills up with it.
+much of one node, and of all of them, is on its way at a time that nobody's memory fills up with it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 #: Bytes of segments that are on their way from one node at a time; a larger one comes alone.
 WINDOW_BYTES = 64 * 1024 * 1024
+#: The same of all nodes: however many there are, their content has to fit into the memory of one process.
+TOTAL_BYTES = 1024 * 1024 * 1024
 
 
 class Fetch(NamedTuple):
@@ -51,8 +53,11 @@ class _Node:
 class KeptSegments:
     """The kept segments of all nodes."""
 
-    def __init__(self, window_bytes: int = WINDOW_BYTES) -> None:
+    def __init__(self, window_bytes: int = WINDOW_BYTES, total_bytes: int = TOTAL_BYTES) -> None:
         self._window_bytes = window_bytes
+        self._total_bytes = total_bytes
+        #: Of all nodes.
+        self._asked_bytes = 0
         self._segments: dict[str, _Segment] = {}
         self._nodes: dict[bytes, _Node] = {}
 
@@ -94,7 +99,11 @@ class KeptSegments:
 
     def fetches(self) -> list[Fetch]:
         """Return what is to be asked for now; it counts as asked for from then on."""
-        return [Fetch(name, paths) for name, node in self._nodes.items() if node.queue and (paths := self._next(node))]
+        asked = [Fetch(name, paths) for name, node in self._nodes.items() if node.queue and (paths := self._next(node))]
+        if len(self._nodes) > 1:
+            for fetch in asked:  # the others come first next time
+                self._nodes[fetch.node] = self._nodes.pop(fetch.node)
+        return asked
 
     def _next(self, node: _Node) -> list[str]:
         paths: list[str] = []
@@ -105,9 +114,12 @@ class KeptSegments:
                 continue
             if node.asked and node.asked_bytes + segment.nbytes > self._window_bytes:
                 break
+            if self._asked_bytes and self._asked_bytes + segment.nbytes > self._total_bytes:
+                break
             paths.append(node.queue.popleft())
             node.asked[paths[-1]] = segment.nbytes
             node.asked_bytes += segment.nbytes
+            self._asked_bytes += segment.nbytes
         return paths
 
     def answered(self, node: bytes, path: str) -> bool:
@@ -117,6 +129,7 @@ class KeptSegments:
         if known is None or nbytes is None:
             return False
         known.asked_bytes -= nbytes
+        self._asked_bytes -= nbytes
         return True
 
     def arrived(self, path: str) -> list[int]:
@@ -134,7 +147,10 @@ class KeptSegments:
     def node_lost(self, node: bytes) -> list[str]:
         """A node has gone; return the segments whose content has gone with it: the caller calls `lost` for each."""
         known = self._nodes.pop(node, None)
-        return [] if known is None else [path for path in sorted(known.paths) if not self._segments[path].is_here]
+        if known is None:
+            return []
+        self._asked_bytes -= known.asked_bytes
+        return [path for path in sorted(known.paths) if not self._segments[path].is_here]
 
     @staticmethod
     def _waiters(segment: _Segment) -> list[int]:

@@ -164,6 +164,7 @@ class KeptDesk:
             log.warning("manager=%r kept_segments=%d lost", node, len(lost))
         for path in lost:
             self._lose(path, f"kept at its node, and lost with it: {reason}")
+        self._fetch()  # it may be the turn of others now
 
     def evacuate(self, node: bytes) -> bool:
         """A node is about to leave: have all fetched that it keeps. True when nothing is left there; ask again."""

@@ -128,3 +128,28 @@ def test_a_node_that_has_gone_is_nobodys_home():
     segments.arrived("x")
     segments.node_lost(A)
     assert segments.home_of("xy") == B
+
+
+def test_of_all_nodes_together_only_so_much_is_on_its_way_and_they_take_turns():
+    segments = KeptSegments(window_bytes=100, total_bytes=150)
+    for node in (A, B):
+        for number in range(3):
+            segments.made(node, f"{node.decode()}{number}", 100)
+            segments.want(f"{node.decode()}{number}")
+    assert segments.fetches() == [Fetch(A, ["a0"])]
+    assert segments.fetches() == []
+    assert segments.answered(A, "a0")
+    assert segments.fetches() == [Fetch(B, ["b0"])]
+    segments.node_lost(B)
+    assert segments.fetches() == [Fetch(A, ["a1"])]
+
+
+def test_one_that_is_larger_than_all_may_be_comes_alone():
+    segments = KeptSegments(window_bytes=10, total_bytes=20)
+    segments.made(A, "huge", 1000)
+    segments.made(B, "small", 1)
+    segments.want("huge")
+    segments.want("small")
+    assert segments.fetches() == [Fetch(A, ["huge"])]
+    assert segments.answered(A, "huge")
+    assert segments.fetches() == [Fetch(B, ["small"])]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hpcpool.core.kept_segments import KeptSegments
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.kept_desk import KeptDesk
@@ -236,6 +237,15 @@ def test_what_is_made_on_a_node_that_leaves_is_fetched_too(made: Desk):
     assert made.desk.evacuate(A)
     segment = made.kept(A)
     assert made.told == [(A, Fetch([segment.reference]))]
+
+
+def test_when_a_node_is_lost_it_is_the_turn_of_others(made: Desk):
+    made.desk._segments = KeptSegments(total_bytes=1)
+    first, second = made.kept(A), made.kept(B)
+    made.desk.on_client(Fetch([first.reference, second.reference]))
+    assert made.told == [(A, Fetch([first.reference]))]
+    made.desk.node_lost(A, "it died")
+    assert made.told[1:] == [(B, Fetch([second.reference]))]
 
 
 def test_an_outcome_that_nobody_wants_is_dropped_at_its_node(made: Desk):

@@ -76,7 +76,18 @@ class FileDesk:
                 return
             thread = threading.Thread(target=self._serve_all, name="hpcpool-files", daemon=True)
             self._threads.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system has no thread left
+            log.error("block=%s files cannot be served: %s", block, error)
+            self._not_started(thread)
+
+    def _not_started(self, thread: threading.Thread) -> None:
+        """The other threads serve who waits; if there are none, the calls are told."""
+        with self._lock:
+            self._threads.discard(thread)
+            while self._waiting and not self._threads:
+                self._waiting.popleft().end.close()
 
     def lost(self, block: str, manager: str) -> None:
         """A manager has gone: what its workers are in the middle of is given up, and nothing new is begun."""

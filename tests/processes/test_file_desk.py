@@ -8,6 +8,7 @@ import hashlib
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,13 +47,16 @@ class Desk:
         self.ends: list[socket.socket] = []
 
     def connect(self, block: str = "a-0", manager: str = "host:1") -> FileLine:
+        line = self.connect_silently(block)
+        line.say(Greeting(manager))
+        return line
+
+    def connect_silently(self, block: str = "a-0") -> FileLine:
         ours, theirs = socket.socketpair()
         ours.settimeout(10)
         self.ends.append(ours)
         self.desk.admit(theirs, block)
-        line = FileLine(ours)
-        line.say(Greeting(manager))
-        return line
+        return FileLine(ours)
 
 
 @pytest.fixture
@@ -273,6 +277,26 @@ def test_who_finds_all_threads_busy_is_served_when_one_is_free(desk, monkeypatch
     second.say(SeeFile("/"))
     first.close()
     assert second.hear() is not None
+
+
+def test_where_no_thread_can_be_started_others_serve_and_without_others_the_call_is_told(desk, monkeypatch):
+    served = desk.connect()
+    assert ask(served, SeeFile("/")) is not None
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    waiting = desk.connect()
+    waiting.say(SeeFile("/"))
+    served.close()
+    assert waiting.hear() is not None
+    waiting.close()
+    until(lambda: not desk.desk._threads)
+    assert desk.connect_silently().hear() is None
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert ask(desk.connect(), SeeFile("/")) is not None
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 def test_who_asks_no_more_is_in_nobodys_way(desk, monkeypatch):

@@ -851,7 +851,7 @@ def test_a_timeout_can_be_retried(pool: HPCPoolExecutor, tmp_path: Path):
             time.sleep(60)
         return count
 
-    assert pool.options(timeout=0.5, retries=3).submit(slow_at_first).result(timeout=60) >= 2
+    assert pool.options(timeout=4, retries=3).submit(slow_at_first).result(timeout=60) >= 2
 
 
 def test_crashes_have_a_limit_of_their_own(pool: HPCPoolExecutor, tmp_path: Path):

@@ -292,6 +292,7 @@ class Client:
             self._sender.say_last(Stop(self._stop_signal or (signal.SIGKILL if self._broken is not None else 0)))
         except BaseException:
             log.exception("the client's I/O thread failed; the interchange sees that and ends")
+            self._kept.close("its I/O thread failed")
             self._stream.close()
         finally:
             try:

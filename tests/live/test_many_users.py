@@ -52,7 +52,7 @@ def test_a_pool_inside_a_call_ends_with_the_call(end, tmp_path):
     with executor(1) as pool:
         processes = Pool.of(pool)
         fork_server = processes.fork_server
-        future = pool.options(timeout=2.0 if end == "timeout" else None).submit(leave_a_pool, tmp_path / "runs")
+        future = pool.options(timeout=8.0 if end == "timeout" else None).submit(leave_a_pool, tmp_path / "runs")
         until((tmp_path / "outer").exists)
         inner = [p for worker in processes.workers for p in worker.children(recursive=True)]
         assert {role(process) for process in inner} >= {"interchange", "fork-server"}

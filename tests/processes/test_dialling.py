@@ -39,7 +39,7 @@ def test_a_node_without_ipv6_comes_in_by_another_address():
     found: list[Stream] = []
     dialler = threading.Thread(target=lambda: found.append(dial(ways, authority, key, timeout_s=10)))
     dialler.start()
-    while not came and dialler.is_alive():
+    while not came and (dialler.is_alive() or found):  # it is through before the other side has heard its last word
         loop.wait(0.1)
     dialler.join()
     with contextlib.closing(guests), contextlib.closing(came[0]), contextlib.closing(found[0]):

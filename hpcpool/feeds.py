@@ -45,12 +45,12 @@ TakeHold = Callable[[Callable[[bool], None]], tuple[Hold, Client]]
 
 def _run_each(fn: Callable[[Any], Any], items: list[Any]) -> list[Any]:
     """Run in a worker: the calls of one chunk, which take one argument each."""
-    return list(map(fn, items))
+    return [fn(item) for item in items]  # a `map` would end, without a word, where a call raises StopIteration
 
 
 def _run_each_with(fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
     """Run in a worker: the calls of one chunk, which take several arguments."""
-    return list(itertools.starmap(fn, items))
+    return [fn(*args) for args in items]
 
 
 def _closed(*args: Any) -> Any:

@@ -118,8 +118,10 @@ def _in_any_order(feed: Feed, end: float | None) -> Iterator[list[Any]]:
         if future is not None:
             feed.futures.pop(future, None)
             feed.taken()
-            taken = [_result_or_cancel(future, end)]
-            del future
+            try:
+                taken = [_result_or_cancel(future, end)]
+            finally:
+                del future  # break the cycle through the traceback
             yield taken
     feed.raise_input_error()
 

@@ -133,6 +133,12 @@ def fail_from() -> None:
         raise KeyError("k") from error
 
 
+def stop_at_one(number: int, *others: int) -> int:
+    if number == 1:
+        raise StopIteration
+    return number
+
+
 def local_function() -> Callable[[], int]:
     return lambda: 1
 
@@ -455,6 +461,16 @@ def test_map_gives_the_results_before_an_error_and_then_ends(pool: Executor, chu
         next(results)
     with pytest.raises(StopIteration):
         next(results)
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_a_call_of_map_that_raises_stop_iteration_does_not_pass_for_the_end(
+    pool: Executor, inputs: int, chunksize: int
+):
+    results = pool.map(stop_at_one, *[range(3)] * inputs, chunksize=chunksize)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(results)
 
 
 def test_map_waits_for_the_results_only_so_long(pool: Executor):

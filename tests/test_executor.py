@@ -1277,6 +1277,14 @@ def test_a_worker_does_not_keep_what_a_failed_call_used():
         assert pool.submit(things).result() == [False]
 
 
+def test_an_error_is_freed_with_its_future(pool: HPCPoolExecutor, no_collector: None):
+    future = pool.submit(raise_about, 1)
+    reference = weakref.ref(future.exception())  # type: ignore[arg-type]
+    of_future = weakref.ref(future)
+    del future
+    assert wait_until(lambda: reference() is None and of_future() is None, timeout_s=10)
+
+
 def test_an_error_does_not_keep_its_future(pool: HPCPoolExecutor, no_collector: None):
     future = pool.submit(raise_about, 1)
     of_future = weakref.ref(future)

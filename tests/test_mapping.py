@@ -107,6 +107,15 @@ def sleep_for(seconds: float) -> float:
     return seconds
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Without it, only what is in no cycle is freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 class Thing:
     """Can be referenced weakly."""
 
@@ -448,6 +457,16 @@ def test_results_are_freed_as_they_are_consumed(hand: ByHand, kind: Any, chunksi
         assert len(references) == 4
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("unordered", [False, True])
+def test_a_task_that_has_failed_is_freed_with_its_error(hand: ByHand, unordered: bool, no_collector: None):
+    results = hand.map(int, ["x"], unordered=unordered)
+    hand.futures[0].set_exception(ValueError("as raised elsewhere"))
+    reference = weakref.ref(hand.futures.pop())
+    with contextlib.suppress(ValueError):
+        next(results)
+    assert reference() is None
 
 
 @pytest.mark.parametrize("kind", [list, iter], ids=["list", "iterator"])

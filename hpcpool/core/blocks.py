@@ -85,6 +85,8 @@ class _Pool:
     slots_per_block: int | None
     started: int = 0
     ordered: int | None = None
+    #: No block is started but for tasks that wait.
+    is_finishing: bool = False
     surplus_since: float | None = None
     #: Blocks that ended badly in a row, for the pace, and when the last of them did.
     failures: int = 0
@@ -234,9 +236,10 @@ class Blocks:
         self._pools[pool].ordered = blocks
 
     def resume(self) -> None:
-        """Where the user has ordered no blocks at all, go back to as many as the work needs."""
+        """Where the user has ordered no blocks at all, have as many as what waits needs, and none without work."""
         for pool in self._pools.values():
-            pool.ordered = pool.ordered or None
+            if pool.ordered == 0:
+                pool.ordered, pool.is_finishing = None, True
 
     def stop(self, patience_s: float, now: float) -> list[Order]:
         """Start no more blocks, and end those that have not ended by themselves in this time."""
@@ -277,8 +280,8 @@ class Blocks:
     def _snapshot(self, pool: _Pool, wanted_slots: int, now: float) -> PoolSnapshot:
         limits, allowance = pool.limits, pool.allowance
         return PoolSnapshot(
-            init_blocks=limits.init_blocks,
-            min_blocks=limits.min_blocks,
+            init_blocks=0 if pool.is_finishing else limits.init_blocks,
+            min_blocks=0 if pool.is_finishing else limits.min_blocks,
             max_blocks=limits.max_blocks,
             parallelism=limits.parallelism,
             max_idle_time_s=limits.max_idle_time_s,

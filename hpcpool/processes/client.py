@@ -1,9 +1,9 @@
 """The client: the user's side of a pool. One I/O thread reads the stream from the interchange; other threads put things
 in its inbox and wake it, or, when the pool has nothing to do, send a call themselves: that saves a hand-over.
 
-The thread completes futures, keeps calls that wait for others, and tells the interchange what to do. It never opens a
-payload for its own purposes and never raises into user code; callbacks of futures run in it, as they do in
-`ProcessPoolExecutor`. When the interchange dies, every future fails at once.
+The thread completes futures, keeps calls that wait for others, and tells the interchange what to do. It opens no
+payload but those of scalars, for their futures, and never raises into user code; callbacks of futures run in it, as
+they do in `ProcessPoolExecutor`. When the interchange dies, every future fails at once.
 """
 
 from __future__ import annotations

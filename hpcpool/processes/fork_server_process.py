@@ -46,20 +46,21 @@ def start(census: int, log_path: str | None) -> ForkServerProcess:
 
 
 def start_ahead(census: int, log_path: str) -> None:
-    """Start the fork server that will be wanted first. It ends with this process.
+    """Start the fork server that will be wanted first, if that can be done. It ends with this process.
 
     Args:
         census: as of `start`.
         log_path: where its stderr goes until it is wanted; on the same file system as where it goes then.
     """
-    _ahead.append((_start(census, log_path), log_path))
+    with contextlib.suppress(OSError):  # no room: who wants it tries again, and can say so
+        _ahead.append((_start(census, log_path), log_path))
 
 
 def _start(census: int, log_path: str | None) -> ForkServerProcess:
     channel, end = socket.socketpair(socket.AF_UNIX, CHANNEL_TYPE)
     with end, contextlib.ExitStack() as files:
-        log_file = files.enter_context(open(log_path, "ab")) if log_path is not None else None
         try:
+            log_file = files.enter_context(open(log_path, "ab")) if log_path is not None else None
             process = subprocess.Popen(
                 start_command("fork-server", end.fileno(), census),
                 stdin=subprocess.DEVNULL,

@@ -170,7 +170,9 @@ class Sender:
 
     def _flush(self) -> None:
         if self._out:
-            self._stream.send(encode(self._out), self._out_frames)
+            # Taken first: the collector may drop an executor now, and so have this thread tell something more.
+            out, frames = self._out, self._out_frames
             self._out, self._out_frames = [], []
+            self._stream.send(encode(out), frames)
         elif self._stream.wants_to_write:
             self._stream.flush()

@@ -1,4 +1,5 @@
-"""A worker: one process that runs one call at a time, in its main thread. It opens no socket of its own.
+"""A worker: one process that runs one call at a time, in its main thread. It opens no socket of its own, unless a call
+uses files that its node does not see (see `hpcpool.staging`).
 
 It reads tasks from the two channels that its manager gave it (see `wire.link`), and ends when they are closed.
 """

@@ -55,10 +55,13 @@ def unpickle_failure(payload: Payload) -> BaseException:
     """Rebuild the exception of a failed call, its remote traceback as `__cause__` and its frames where possible."""
     failure = Failure(*unpickle(payload))
     error = _rebuild(failure)
-    if failure.frames is not None:
-        error.with_traceback(tblib.Traceback.from_dict(failure.frames).as_traceback())
-    set_cause(error, remote_traceback(failure.traceback_text))
-    return error
+    try:
+        if failure.frames is not None:
+            error.with_traceback(tblib.Traceback.from_dict(failure.frames).as_traceback())
+        set_cause(error, remote_traceback(failure.traceback_text))
+        return error
+    finally:
+        del error  # the frames that were made here lead here: a cycle
 
 
 def unpickle_payload_error(payload: Payload, what: str) -> PayloadError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import Any
 
@@ -39,5 +38,6 @@ def name_to_import(function: Any) -> str | None:
 def find(name: str) -> Any:
     """Return the function of this module:name. Raises what importing its module raises, and `AttributeError`."""
     module_name, _, function = name.partition(":")
-    module = sys.modules.get(module_name) or importlib.import_module(module_name)
-    return getattr(module, function)
+    # As pickle does: to look into `sys.modules` only would find a module that another thread is still importing.
+    __import__(module_name)
+    return getattr(sys.modules[module_name], function)

@@ -163,11 +163,27 @@ class TaskReader:
     def _take(self, size: int) -> bytearray:
         """Return so many bytes of the link."""
         buffer = self._buffer
+        if size >= len(buffer) + _TASKS_BYTES:
+            return self._take_large(size)
         while len(buffer) < size:
-            data = self._link.recv(max(_TASKS_BYTES, size - len(buffer)))
+            data = self._link.recv(_TASKS_BYTES)
             if not data:
                 raise EOFError("the manager has gone")
             buffer += data
         taken = buffer[:size]
         del buffer[:size]
+        return taken
+
+    def _take_large(self, size: int) -> bytearray:
+        """Return so many bytes, more than have been read by far: straight to where they stay, in memory once."""
+        taken = bytearray(size)
+        position = len(self._buffer)
+        taken[:position] = self._buffer
+        self._buffer.clear()
+        with memoryview(taken) as view:
+            while position < size:
+                count = self._link.recv_into(view[position:])
+                if not count:
+                    raise EOFError("the manager has gone")
+                position += count
         return taken

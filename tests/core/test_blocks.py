@@ -380,6 +380,14 @@ def test_a_pool_that_rests_by_order_finishes_what_waits_when_no_more_calls_come(
     assert Submit("a", "a-0") in blocks.look(WORK, NOW)
 
 
+@pytest.mark.parametrize("limits", [{"init_blocks": 2}, {"init_blocks": 0, "min_blocks": 1}])
+def test_a_pool_that_rests_by_order_starts_nothing_at_the_end_if_nothing_waits(limits):
+    blocks = some(**limits)
+    blocks.ordered("a", 0)
+    blocks.resume()
+    assert blocks.look([], NOW) == []
+
+
 def test_an_order_of_some_blocks_holds_to_the_end():
     blocks = some()
     blocks.ordered("a", 1)

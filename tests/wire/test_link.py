@@ -3,7 +3,9 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import socket
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -28,6 +30,11 @@ class Pipe:
         data = bytes(self.data[: min(most, self._piece)])
         del self.data[: len(data)]
         return data
+
+    def recv_into(self, view: memoryview) -> int:
+        data = self.recv(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 OUTCOMES = st.lists(
@@ -154,6 +161,24 @@ def test_a_task_of_any_size_arrives(manager):
     assert (len(task.data), arrived) == (1_000_000, frames)
     assert all(type(frame) is bytearray for frame in arrived)
     assert manager.read() == 2
+
+
+def test_a_large_frame_is_in_memory_once(manager):
+    frame = bytes(50_000_000)
+    pieces = encode_tasks([Task(1, b"", frames=1)], [frame])
+    os.write(manager.permit, permits_for(0, 1))
+    link, worker_link = socket.socketpair()
+    with link, worker_link:
+        reader = TaskReader(manager.permits, worker_link)
+        sender = threading.Thread(target=lambda: [link.sendall(piece) for piece in pieces])
+        sender.start()
+        tracemalloc.start()
+        try:
+            assert reader.next() == (Task(1, b"", frames=1), [frame])
+            assert tracemalloc.get_traced_memory()[1] < 1.5 * len(frame)
+        finally:
+            tracemalloc.stop()
+            sender.join()
 
 
 def test_what_was_not_begun_can_be_taken_back_and_is_passed_over(manager):

@@ -102,7 +102,8 @@ def measure(managers: int, tasks: int, rounds: int, idle_s: float) -> Figures:
         executor.submit(abs, 1).result(_REGISTER_S)
         (interchange,) = psutil.Process().children()
         (simulation,) = interchange.children()
-        register_s = _wait_until_ready(Path(interchange.cmdline()[-4]) / simulated.READY_FILE)
+        command = interchange.cmdline()
+        register_s = _wait_until_ready(Path(command[command.index("interchange") + 1]) / simulated.READY_FILE)
         processes = (interchange, psutil.Process(), simulation)
         laps = sorted((_lap(executor, tasks, processes) for _ in range(rounds)), key=lambda lap: lap[1])
         wall_s, *used_s = laps[len(laps) // 2]

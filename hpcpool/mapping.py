@@ -65,7 +65,7 @@ def _whole(value: Any, if_none: str, if_too_small: str) -> int:
 def _results(
     feed: Feed, take: Callable[[], Iterator[list[Any]]], bar: ProgressBar | None, *, is_chunked: bool
 ) -> Iterator[Any]:
-    """The iterator that `map` returns. Closing it, or dropping it half way, cancels what does not run."""
+    """The iterator that `map` returns. Once it is begun, closing or dropping it cancels what does not run."""
     is_begun = False
     try:
         yield None  # taken by `run_map`

@@ -41,7 +41,12 @@ def start(census: int, log_path: str | None) -> ForkServerProcess:
     if not _ahead or log_path is None:
         return _start(census, log_path)
     started, its_log = _ahead.pop()
-    os.rename(its_log, log_path)  # what it has open; also what it may have said before it died
+    try:
+        os.rename(its_log, log_path)  # what it has open; also what it may have said before it died
+    except OSError:
+        started.channel.close()
+        started.process.wait()
+        raise
     return started
 
 

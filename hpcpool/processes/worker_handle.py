@@ -29,13 +29,17 @@ class WorkerHandle:
         self.number = number
         self.pid = 0
         self.link, self._worker_link = socket.socketpair()
-        self.stderr, self._worker_stderr = os.pipe()
+        pipes: list[int] = []
         try:
-            self._permits, self._permit = os.pipe()
-        except OSError:
-            os.close(self.stderr)
-            os.close(self._worker_stderr)
+            for _ in range(2):
+                pipes += os.pipe()
+        except OSError:  # too many open files
+            for end in pipes:
+                os.close(end)
+            self.link.close()
+            self._worker_link.close()
             raise
+        self.stderr, self._worker_stderr, self._permits, self._permit = pipes
         self.link.setblocking(False)
         for pipe_end in (self._permits, self._permit, self.stderr):
             os.set_blocking(pipe_end, False)

@@ -184,8 +184,8 @@ def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall |
     """
     if type(fn) not in _BY_NAME or not all(map(_is_simple, args)) or has_registered_modules():
         return None
-    name = name_to_import(fn)
-    return PickledCall(Payload(pickle.dumps(args, 5)), (), name) if name is not None else None
+    name, data = name_to_import(fn), pickle.dumps(args, 5)
+    return PickledCall(Payload(data), (), name) if name is not None and len(data) < OUT_OF_BAND_BYTES else None
 
 
 def _is_simple(value: Any) -> bool:

@@ -104,7 +104,6 @@ def test_a_worker_that_is_to_retire_does_what_it_holds_first(worker: Worker):
     assert worker.reader.next() is None
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("room", range(6))
 def test_nothing_stays_open_where_there_is_no_room_for_all_of_it(room: int):
     gc.collect()

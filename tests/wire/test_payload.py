@@ -545,6 +545,7 @@ def test_a_function_with_a_name_travels_by_it_and_its_simple_arguments_as_a_pick
         (math.hypot, ([3],)),
         (math.hypot, (1 << 300,)),
         (len, ("a" * 20_000,)),
+        (max, ("a" * 9_000, "b" * 9_000)),
         ([].append, (1,)),
         (str.upper, ("a",)),
         (lambda: None, ()),

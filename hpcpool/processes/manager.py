@@ -407,6 +407,7 @@ class Manager:
 
     def _on_ready(self, handle: WorkerHandle, outcome: Outcome, now: float) -> None:
         assert self._node is not None
+        handle.pid = outcome.pid  # the fork server's word may still be on its way, and a call may begin before it comes
         if outcome.status == Status.OK:
             self._obey(self._node.worker_ready(handle.number, now))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from benchmarks.works import WORKS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the arguments ask for; return 1 if there is no peer or any trial failed."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` and batch systems: as Ctrl-C
     if options.plot is not None and (reason := plot.why_not()):
         _say(reason)
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import uuid
@@ -20,6 +21,7 @@ from benchmarks.metrics import Better, Metric, Unit, gain, percentile
 from benchmarks.plan import Trial
 from benchmarks.results import Failed, Measured, Result, failures, median
 from benchmarks.works import WORKS, Setting, Sizes, Work
+from tests.conftest import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -379,3 +381,18 @@ def test_what_a_trial_left_behind_is_found_by_its_mark_and_killed() -> None:
     assert [process.pid for process in processes.marked(mark)] == [int(done.stdout)]
     assert processes.end_marked(mark, grace_s=0.1) == 1
     assert processes.marked(mark) == []
+
+
+@pytest.mark.live
+@pytest.mark.once
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_shows_what_it_has_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--work", "idle", "--peers", "processpool", "--rounds", "1"]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert wait_until(lambda: list(tmp_path.glob("hpcpool-bench-*")), 60)
+        run.send_signal(number)
+        out, err = run.communicate(timeout=60)
+    assert b"interrupted: the table holds the trials so far" in err
+    assert b"idle CPU use" in out
+    assert list(tmp_path.glob("hpcpool-bench-*")) == []

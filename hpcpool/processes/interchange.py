@@ -97,8 +97,6 @@ class Interchange:
 
     def __init__(self, directory: str, client: int, user_stderr: int, census: int) -> None:
         self._directory = directory
-        self._managers_path = os.path.join(directory, "managers.sock")
-        self._connection_file = os.path.join(directory, "connection.json")
         with open(os.path.join(directory, "config.json"), "rb") as file:
             self._config = Config.from_json(file.read())
         self._lock = run_directory.hold(directory)

@@ -164,7 +164,7 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
         stage.close()
     packed = pack([payload])
     del payload
-    outcome = _outcome(task.id, status, packed)
+    outcome = Outcome(task.id, status, packed.data, packed.layout, len(packed.frames), _HOST)
     if opened is not None:
         outcome.keeps_arguments = opened.are_in_use
     if task.keep:
@@ -202,10 +202,6 @@ def _failure(error: BaseException) -> Payload:
     payload = pickle_failure(error, own_frames=1)
     forget_frames(error)
     return payload
-
-
-def _outcome(task: int, status: Status, packed: Packed) -> Outcome:
-    return Outcome(task, status, packed.data, packed.layout, len(packed.frames), _HOST)
 
 
 def _flush() -> None:

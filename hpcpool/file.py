@@ -89,7 +89,7 @@ class File:
 
     def _is_here(self) -> bool:
         """Say whether this path leads to the file that the client has seen."""
-        return not self.output and self._seen is not None and self._seen == _state(self.source)
+        return not self.output and self._seen is not None and self._seen == state_of(self.source)
 
     def _path_here(self) -> str:
         """Return the path on the client's host."""
@@ -114,10 +114,10 @@ class File:
         return File, (self.source, self.size, self.sha256, self.output, self._seen_here())
 
     def _seen_here(self) -> tuple[int, int] | None:
-        return None if self.is_remote or staged.is_far() else _state(self.source)
+        return None if self.is_remote or staged.is_far() else state_of(self.source)
 
 
-def _state(path: str) -> tuple[int, int] | None:
+def state_of(path: str) -> tuple[int, int] | None:
     """Return the size and the time of the last change of a file; None: there is none."""
     try:
         found = os.stat(path)

@@ -16,10 +16,11 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from hpcpool.core.staging import Identity, Where, where
 from hpcpool.errors import FileMismatch
+from hpcpool.file import File, state_of
 from hpcpool.file_cache import check
 from hpcpool.processes.file_port import read_word
 from hpcpool.staged_copies import Copies
@@ -43,9 +44,6 @@ from hpcpool.wire.file_transfer import (
     SeeFolder,
 )
 from hpcpool.wire.messages import MessageError
-
-if TYPE_CHECKING:
-    from hpcpool.file import File
 
 T = TypeVar("T")
 
@@ -156,7 +154,7 @@ class CallStage:
     # -- finding --
 
     def _find(self, file: File) -> str:
-        here = None if file.output else _identity(file.source)
+        here = None if file.output else state_of(file.source)
         if not file.output and os.path.isdir(file.source):
             return file.source
         there = None if file.output else self._see(file, here)
@@ -358,15 +356,6 @@ def _error_of(answer: Answer) -> Exception:
             return FileMismatch(text)
         case _:
             return MessageError(f"a {type(answer).__name__} does not fit here")
-
-
-def _identity(path: str) -> Identity | None:
-    """Return the state of a file here; None: there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
 
 
 def _host() -> str:

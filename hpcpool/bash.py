@@ -301,8 +301,9 @@ def _absolute_paths(name: str, values: tuple[object, ...], directory: str | None
 
 
 def _as_outputs(outputs: tuple[object, ...], inputs: tuple[object, ...]) -> Iterator[object]:
+    changed = tuple(flat(inputs)) if staged.is_far() else ()
     for value in flat(outputs):
-        yield _as_output(value, is_changed=staged.is_far() and value in flat(inputs))
+        yield _as_output(value, is_changed=value in changed)
 
 
 def _as_output(value: object, *, is_changed: bool) -> object:

@@ -147,8 +147,7 @@ class Scheduler:
             home: the manager that has what it needs; None: none in particular.
         """
         known = Task(priority, crash_limit)
-        if home is not None:
-            known.home = home
+        known.home = home
         if needs is not None or time_s:
             known.special = Special((needs or NO_NEEDS)._replace(time_s=0.0), time_s)
         self._tasks[task] = known

@@ -83,6 +83,15 @@ def nothing_is_left_behind(request: pytest.FixtureRequest, temporary_directory: 
         fail_if_left_behind(start or Snapshot(frozenset(children), threads, directories), temporary_directory)
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Without it, only what is in no cycle is freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What there is at one moment."""

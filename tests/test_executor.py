@@ -65,15 +65,6 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
         yield gate
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Without it, only what is in no cycle is freed."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def echo(value: Any) -> Any:
     return value
 

@@ -107,15 +107,6 @@ def sleep_for(seconds: float) -> float:
     return seconds
 
 
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    """Without it, only what is in no cycle is freed."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 class Thing:
     """Can be referenced weakly."""
 

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hpcpool.processes.carrier import Carrier, fetched, with_segments
 from hpcpool.processes.connection import node_prefix
-from hpcpool.wire import run_directory
 from hpcpool.wire.messages import Drop, Fetched, MessageError, Outcome, Place, Status, Task
 from hpcpool.wire.packing import Payload, pack
 from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
 
 A, B = b"a", b"b"
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[str]:
-    directory = tmp_path / "hpcpool-run"
-    directory.mkdir()
-    lock = run_directory.prepare(str(directory))
-    yield str(directory)
-    os.close(lock)
-    run_directory.remove(str(directory))
 
 
 @pytest.fixture

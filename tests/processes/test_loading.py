@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.carrier import Carrier
 from hpcpool.processes.loading import Loading
 from hpcpool.processes.peer import Peer
-from hpcpool.wire import run_directory
 from hpcpool.wire.messages import Hello, Place, Task
 from hpcpool.wire.packing import Payload, pack
 from hpcpool.wire.segments import SEGMENT_BYTES, SegmentStore
@@ -66,16 +60,6 @@ class Pool:
         self.scheduler.finished(name, task)
         self.carrier.released(name, [task])
         self.loading.relieve(name)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[str]:
-    directory = tmp_path / "hpcpool-run"
-    directory.mkdir()
-    lock = run_directory.prepare(str(directory))
-    yield str(directory)
-    os.close(lock)
-    run_directory.remove(str(directory))
 
 
 def test_a_node_that_has_enough_gets_nothing_ahead_until_it_has_less(directory):

@@ -1,4 +1,4 @@
-"""How a manager finds its interchange: it tries all addresses at once, and keeps the first that proves to be it."""
+"""How the interchange is found from other hosts: by all addresses at once; the first that proves to be it is kept."""
 
 from __future__ import annotations
 

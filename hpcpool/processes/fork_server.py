@@ -93,13 +93,14 @@ class ForkServer:
                 return
             finally:
                 sessions.kill_descendants(_VANISH_S)
-                if is_client_gone(self._census):
-                    self._remove_run_directory()
+                self._remove_run_directory()
 
     def _remove_run_directory(self) -> None:
-        """Do it in place of all the others, who may have been killed together."""
+        """Do it in place of those who should have, and may have been killed: the client, or here its manager."""
         directory = os.path.dirname(self._node_directory)
-        if os.path.exists(os.path.join(directory, "connection.json")):  # else the node's folder is somewhere else
+        if not os.path.exists(os.path.join(directory, "connection.json")):  # a node's own, on another host
+            run_directory.remove_if_dead(directory)
+        elif is_client_gone(self._census):
             run_directory.remove(directory)
 
     def _say(self, message: ToManager) -> None:

@@ -73,19 +73,36 @@ def remove_dead() -> None:
             _remove_if_dead(os.path.join(_TMPFS, name))
 
 
+def remove_if_dead(run_directory: str) -> None:
+    """Remove a run directory, and what it has in shared memory, unless somebody still holds its lock."""
+    if _is_dead(os.path.join(run_directory, "shm")):
+        remove(run_directory)
+
+
 def _remove_if_dead(directory: str) -> None:
-    try:
-        lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # another user's, or one that is being made or removed in this moment
+    """Do it for a directory in shared memory."""
+    if not _is_dead(directory):
         return
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         run_directory = os.readlink(os.path.join(directory, "run"))
-    except OSError:  # somebody lives
+    except OSError:  # it is being removed in this moment
         return
-    finally:
-        os.close(lock)
     log.info("%s is left of a pool that was killed: removed", directory)
     if os.path.realpath(os.path.join(run_directory, "shm")) == directory:
         shutil.rmtree(run_directory, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_dead(directory: str) -> bool:
+    """Whether nobody holds the lock in this directory any more."""
+    try:
+        lock = os.open(os.path.join(directory, "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # another user's, or one that is being made or removed in this moment
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody lives
+        return False
+    finally:
+        os.close(lock)
+    return True

@@ -5,17 +5,31 @@ They come over TCP with a key, have a run directory of their own, and share no m
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import psutil
 import pytest
 
-from hpcpool.providers.local import LocalDriver, LocalProvider
+from hpcpool.providers.local import LocalDriver, LocalProvider, _Job, _session_members
+
+#: What is left of a job when its first process has ended may last this long (seconds): Slurm's KillWait, shorter.
+_KILL_WAIT_S = 10.0
 
 
 class FarDriver(LocalDriver):
     is_local = False
+
+    def _settle(self, job: _Job) -> None:
+        """Let what is left of a job end by itself, as batch systems do, before it is killed."""
+        left = []
+        for pid in _session_members(job.process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.append(psutil.Process(pid))
+        psutil.wait_procs(left, _KILL_WAIT_S)
+        super()._settle(job)
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,20 @@ def test_what_a_killed_pool_has_left_is_removed(tmp_path, tmpfs):
     assert not any(tmpfs.iterdir())
 
 
+@pytest.mark.parametrize("has_tmpfs", [True, False])
+def test_one_directory_is_removed_when_nobody_holds_its_lock(tmp_path, tmpfs, has_tmpfs):
+    if not has_tmpfs:
+        tmpfs.rmdir()
+    (directory, lock), (other, other_lock) = made(tmp_path), made(tmp_path, "hpcpool-other")
+    os.close(other_lock)
+    run_directory.remove_if_dead(str(directory))
+    assert (directory / "shm" / "lock").exists(), "somebody holds the lock"
+    os.close(lock)
+    run_directory.remove_if_dead(str(directory))
+    run_directory.remove_if_dead(str(directory))
+    assert (directory.exists(), (other / "shm" / "lock").exists()) == (False, True)
+
+
 def test_a_new_pool_at_an_old_path_stays(tmp_path, tmpfs):
     old, lock = made(tmp_path)
     os.close(lock)

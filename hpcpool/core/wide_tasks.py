@@ -50,15 +50,20 @@ class WideTasks:
         return True
 
     def next(self, workers: Iterable[Worker]) -> tuple[int, tuple[int, ...]] | None:
-        """Return a task that can have its worker now, and its slots; None: no such room, or no task."""
+        """Return a task that can have its worker now, and its slots; None: no such room, or no task.
+
+        Slots of idle workers are taken only if there are too few others: those workers cannot serve meanwhile.
+        """
         if not self.queue:
             return None
+        workers = list(workers)
         busy = {slot for worker in workers if worker.given or worker.ending is not None for slot in worker.slots}
         free = set(range(self._slots)) - busy - self.blocked
         width = self.widths[self.queue[0]]
         if len(free) < width:
             return None
-        slots = choose(free, width)
+        vacant = free - {slot for worker in workers for slot in worker.slots}
+        slots = choose(vacant if len(vacant) >= width else free, width)
         self.blocked.update(slots)
         self._claimed -= width
         self._count()

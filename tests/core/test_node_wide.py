@@ -168,3 +168,11 @@ def test_a_dead_workers_replacement_has_its_slot():
     assert node.worker_ended(2, [], 0.5) == [Crashed(2, 2)]
     assert arrive(node, 4) == [StartWorker(4)]
     assert node.slots_of(4) == (1,)
+
+
+def test_it_takes_slots_without_a_worker_rather_than_those_of_an_idle_one():
+    node = busy(4, 1)
+    end(node, 1, 1)
+    assert arrive(node, t2=3) == [StartWideWorker(2, 2)]
+    assert node.slots_of(2) == (1, 2, 3)
+    assert arrive(node, 3) == [Give(1, 3)], "which can serve meanwhile"

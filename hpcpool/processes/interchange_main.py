@@ -6,8 +6,10 @@ import logging
 import sys
 
 from hpcpool.processes import sessions
+from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.interchange import Interchange
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
+from hpcpool.wire import run_directory
 
 
 def main(argv: list[str]) -> None:
@@ -17,4 +19,12 @@ def main(argv: list[str]) -> None:
     raise_file_limit()
     spare_the_collector()
     sessions.adopt_orphans()
-    Interchange(directory, int(client), int(user_stderr), int(census)).run()
+    try:
+        interchange = Interchange(directory, int(client), int(user_stderr), int(census))
+    except OSError:
+        if not is_client_gone(int(census)):
+            raise
+        # Killed while this process started. Another pool may have removed the directory, but not what came after that.
+        run_directory.remove(directory)
+        sys.exit("hpcpool: the client is gone")
+    interchange.run()

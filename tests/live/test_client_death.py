@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.live.processes import Pool, is_alive, pools_below, role, stopped, until
+from hpcpool.processes.start_command import start_command
+from tests.live.processes import PATIENCE_S, Pool, is_alive, pools_below, role, stopped, until
 from tests.live.scripts import Script, script, with_own_manager
 
 pytestmark = pytest.mark.live
@@ -142,6 +145,23 @@ def test_a_client_that_is_killed_while_its_pool_starts_leaves_nothing(seed, tmp_
         program.process.wait()
         program.finish()
         until(lambda: not list(Path(os.environ["TMPDIR"]).glob("hpcpool-*")), "no directory is left", GONE_S)
+
+
+def test_an_interchange_leaves_nothing_where_another_pool_has_removed_what_its_dead_client_had_made(tmp_path):
+    """That happens between the client's death and the moment when the interchange is up."""
+    directory = tmp_path / "hpcpool-emptied"
+    directory.mkdir()
+    (client, end), (watched, census) = socket.socketpair(), os.pipe()
+    client.close()
+    os.close(watched)
+    inherited = (end.fileno(), os.dup(2), census)
+    command = start_command("interchange", str(directory), *inherited, True)
+    done = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    for descriptor in (inherited[1], census):
+        os.close(descriptor)
+    end.close()
+    assert "the client is gone" in done.stderr
+    assert not directory.exists()
 
 
 INNER = """

@@ -203,7 +203,8 @@ class Config:
     node_pools: tuple[NodePool, ...] = field(metadata=option_of(_POOLS))
     #: After this many seconds of silence a process tells its peers that it is alive. Default 5.
     heartbeat_period_s: float = field(metadata=option_of(SECONDS))
-    #: After this many seconds of silence a peer is taken for dead: longer than any network pause. Default 30.
+    #: After this many seconds of silence a peer is taken for dead: longer than any network pause, also than that of a
+    #: laptop which is to find its nodes again when it wakes up. Default 30.
     heartbeat_timeout_s: float = field(metadata=option_of(SECONDS))
     #: A call fails for good once it has killed this many workers. Default 1.
     crash_limit: int = field(metadata=option_of(whole(1)))

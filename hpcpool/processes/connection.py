@@ -6,11 +6,15 @@ import os
 
 import msgspec
 
+#: What addresses begin with that are no paths: `host:port` of the interchange itself, or of what leads there and may
+#: break while the interchange lives.
+TCP, TUNNEL = "tcp://", "tunnel://"
+
 
 class Connection(msgspec.Struct, forbid_unknown_fields=True):
     """Where the interchange listens, and how workers are to be started."""
 
-    #: Paths of local sockets, or `tcp://host:port`; see `dialling`.
+    #: Paths of local sockets, `tcp://host:port` or `tunnel://host:port`; see `dialling`.
     addresses: list[str]
     start_method: str
     #: Where managers on this host keep their files; "" on another host: each makes a folder of its own.

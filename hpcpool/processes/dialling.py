@@ -10,12 +10,10 @@ import ssl
 import time
 from collections.abc import Sequence
 
+from hpcpool.processes.connection import TCP, TUNNEL
+from hpcpool.wire.lasting_stream import LastingStream
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.tls import TlsEnd, client_context, trouble_of
-
-#: Besides addresses of the form `tcp://host:port` there are paths of local sockets.
-_TCP = "tcp://"
-
 
 #: An interchange to which thousands come at once turns some away: they try again after so long (seconds).
 _PAUSES_S = (1.0, 3.0)
@@ -25,11 +23,11 @@ class Unreachable(Exception):
     """No address led to the interchange; the message has a line for each attempt."""
 
 
-def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: float) -> Stream:
-    """Return a stream to the interchange.
+def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: float) -> tuple[Stream, str]:
+    """Return a stream to the interchange, and the address that led there.
 
     Args:
-        addresses: paths of local sockets, and `tcp://host:port`.
+        addresses: paths of local sockets, `tcp://host:port` and `tunnel://host:port`.
         authority: the certificate (PEM) by which the interchange is recognised; b"": local sockets only.
         key: this block's certificate and private key (PEM).
         timeout_s: for all attempts together.
@@ -38,13 +36,17 @@ def dial(addresses: Sequence[str], authority: bytes, key: bytes, timeout_s: floa
         Unreachable: none of them is the interchange.
     """
     for path in addresses:
-        if not path.startswith(_TCP):
-            return Stream(_local(path))
-    return Stream(TlsEnd(connect(addresses, client_context(authority, key), timeout_s)))
+        if not path.startswith((TCP, TUNNEL)):
+            return Stream(_local(path)), path
+    end, address = connect(addresses, client_context(authority, key), timeout_s)
+    return LastingStream(TlsEnd(end)), address
 
 
-def connect(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: float) -> ssl.SSLSocket:
-    """Return a non-blocking connection to the interchange after its handshake; arguments and errors as of `dial`."""
+def connect(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: float) -> tuple[ssl.SSLSocket, str]:
+    """Return a non-blocking connection to the interchange after its handshake, and the address that led there.
+
+    Arguments and errors are as of `dial`.
+    """
     deadline = time.monotonic() + timeout_s
     for pause_s in _PAUSES_S:
         try:
@@ -56,7 +58,9 @@ def connect(addresses: Sequence[str], context: ssl.SSLContext, timeout_s: float)
     return _first(addresses, context, deadline, timeout_s)
 
 
-def _first(addresses: Sequence[str], context: ssl.SSLContext, deadline: float, timeout_s: float) -> ssl.SSLSocket:
+def _first(
+    addresses: Sequence[str], context: ssl.SSLContext, deadline: float, timeout_s: float
+) -> tuple[ssl.SSLSocket, str]:
     """Try all addresses once."""
     attempts = _Attempts(addresses, context)
     try:
@@ -88,7 +92,7 @@ class _Attempts:
             self._begin(address)
 
     def _begin(self, address: str) -> None:
-        host, _, port = address.removeprefix(_TCP).rpartition(":")
+        host, _, port = address.partition("://")[2].rpartition(":")
         try:
             found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         except (OSError, ValueError) as error:
@@ -110,8 +114,8 @@ class _Attempts:
             self._pending[end] = address
             self._selector.register(end, selectors.EVENT_WRITE)
 
-    def first(self, deadline: float, timeout_s: float) -> ssl.SSLSocket:
-        """Return the first that completes its handshake."""
+    def first(self, deadline: float, timeout_s: float) -> tuple[ssl.SSLSocket, str]:
+        """Return the first that completes its handshake, and its address."""
         while self._pending:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -119,15 +123,15 @@ class _Attempts:
             for selected, _ in self._selector.select(left_s):
                 end = selected.fileobj
                 assert isinstance(end, socket.socket)
-                if (connection := self._advance(end)) is not None:
-                    return connection
+                if (found := self._advance(end)) is not None:
+                    return found
         for address in self._pending.values():
             self._failures.setdefault(address, f"no answer in {timeout_s:g} s")
         lines = "".join(f"\n  {address}: {failure}" for address, failure in self._failures.items())
         raise Unreachable(f"the interchange cannot be reached from {socket.gethostname()}:{lines}")
 
-    def _advance(self, end: socket.socket) -> ssl.SSLSocket | None:
-        """Take the next step of an attempt; return the connection if it was the last."""
+    def _advance(self, end: socket.socket) -> tuple[ssl.SSLSocket, str] | None:
+        """Take the next step of an attempt; return the connection and its address if it was the last."""
         if not isinstance(end, ssl.SSLSocket):
             code = end.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -147,8 +151,7 @@ class _Attempts:
             self._fail(end, trouble_of(error))
         else:
             self._selector.unregister(end)
-            del self._pending[end]
-            return end
+            return end, self._pending.pop(end)
         return None
 
     def _wrapped(self, end: socket.socket) -> ssl.SSLSocket | None:

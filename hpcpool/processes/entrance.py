@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hpcpool.processes.connection import Connection
+from hpcpool.processes.connection import TCP, TUNNEL, Connection
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.listener import Listener
 from hpcpool.wire.file_transfer import manager_name
@@ -14,11 +14,15 @@ from hpcpool.wire.messages import Hello
 from hpcpool.wire.stream import Stream
 
 if TYPE_CHECKING:
+    import ssl
+
     from hpcpool.processes.file_desk import FileDesk
     from hpcpool.processes.guests import Guests
 
 #: Takes who has come in, and the block that it has proved to be of; None: a process of this user on this host.
 Admit = Callable[[Stream, str | None], None]
+#: Takes who has been here before, and its block.
+Readmit = Callable[["ssl.SSLSocket", str], None]
 
 
 class Entrance:
@@ -28,11 +32,13 @@ class Entrance:
         loop: the interchange's.
         path: of the local socket.
         admit: called for each who has come in.
+        readmit: called for each who comes back.
     """
 
-    def __init__(self, loop: EventLoop, path: str, admit: Admit) -> None:
+    def __init__(self, loop: EventLoop, path: str, admit: Admit, readmit: Readmit) -> None:
         self._loop = loop
         self._admit = admit
+        self._readmit = readmit
         local = socket.socket(socket.AF_UNIX)
         local.bind(path)
         self._neighbours = Listener(loop, local, lambda connection: admit(Stream(connection), None))
@@ -51,9 +57,11 @@ class Entrance:
         """
         from hpcpool.processes.file_desk import FileDesk
         from hpcpool.processes.guests import Guests  # loads OpenSSL: a pool on one machine starts without it
+        from hpcpool.wire.tls import FILES_PROTOCOL, REJOIN_PROTOCOL
 
         self._files = FileDesk()
-        self._guests = Guests(self._loop, ports, self._admit, self._files.admit)
+        others = {FILES_PROTOCOL: self._files.admit, REJOIN_PROTOCOL: self._readmit}
+        self._guests = Guests(self._loop, ports, self._admit, others)
 
     def connection_for(
         self, block: str, reach: Callable[[int], Sequence[str]], *, start_method: str, hosts: Sequence[str] | None
@@ -72,9 +80,10 @@ class Entrance:
 
         assert self._guests is not None
         port = self._guests.port
-        ways = [*(f"{host}:{port}" for host in hosts or own_addresses()), *reach(port)]
+        ways = [f"{TCP}{host}:{port}" for host in hosts or own_addresses()]
+        ways += [f"{TUNNEL}{way}" for way in reach(port)]
         authority, key = self._guests.keys.authority.decode("ascii"), self._guests.keys.issue(block).decode("ascii")
-        return Connection([f"tcp://{way}" for way in ways], start_method, authority=authority, key=key)
+        return Connection(ways, start_method, authority=authority, key=key)
 
     def revoke(self, block: str) -> None:
         """Let nobody in any more with the key of this block, and give up its files that are on the way."""

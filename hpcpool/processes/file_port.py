@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 
 import msgspec
 
@@ -36,7 +35,7 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
         context = client_context(self.authority.encode(), self.key.encode())
         context.set_alpn_protocols([FILES_PROTOCOL])
         try:
-            end: ssl.SSLSocket = connect(self.addresses, context, _DIAL_S)
+            end, _ = connect(self.addresses, context, _DIAL_S)
         except Unreachable as error:
             raise ConnectionError(str(error)) from error
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -50,7 +49,7 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def leave_word(run_directory: str, connection: Connection, found_at: tuple[object, ...], manager: str) -> None:
-    """Tell those that this process starts how to get files of the client.
+    """Tell those that this process starts how to get files of the client; again, when that has changed.
 
     Args:
         run_directory: the node's own, for this user alone.
@@ -59,9 +58,11 @@ def leave_word(run_directory: str, connection: Connection, found_at: tuple[objec
         manager: its name.
     """
     port = FilePort([_address(found_at)], connection.authority, connection.key, manager)
-    descriptor = os.open(os.path.join(run_directory, _FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    path = os.path.join(run_directory, _FILE)
+    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.json.encode(port))
+    os.rename(f"{path}.new", path)
     os.environ[FOLDER_VARIABLE] = run_directory
 
 

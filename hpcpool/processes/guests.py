@@ -9,13 +9,13 @@ import socket
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.keys import RunKeys
 from hpcpool.processes.listener import BACKLOG, Listener
-from hpcpool.wire.stream import Stream
-from hpcpool.wire.tls import FILES_PROTOCOL, TlsEnd, trouble_of
+from hpcpool.wire.lasting_stream import LastingStream
+from hpcpool.wire.tls import TlsEnd, trouble_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Guests:
         loop: the interchange's.
         ports: the first and the last port to try; (0, 0): any that is free.
         admit: takes who has proved to be of a block, and the block.
-        serve_files: takes who has come for files, and the block.
+        others: by the protocol (ALPN) that they name in the handshake: takes who has come for something else.
 
     Raises:
         OSError: all of the ports are taken.
@@ -42,12 +42,12 @@ class Guests:
         self,
         loop: EventLoop,
         ports: tuple[int, int],
-        admit: Callable[[Stream, str], None],
-        serve_files: Callable[[ssl.SSLSocket, str], None],
+        admit: Callable[[LastingStream, str], None],
+        others: Mapping[str, Callable[[ssl.SSLSocket, str], None]],
     ) -> None:
         self._loop = loop
         self._admit = admit
-        self._serve_files = serve_files
+        self._others = others
         self.keys = RunKeys()
         self._context = self.keys.context()
         #: Those who have not proved yet who they are, and until when they must have; the oldest first.
@@ -111,10 +111,10 @@ class Guests:
             self._turn_out(guest, "its key was revoked, as its block is over")
             return
         self._forget(guest)
-        if guest.selected_alpn_protocol() == FILES_PROTOCOL:
-            self._serve_files(guest, block)
+        if (protocol := guest.selected_alpn_protocol()) is not None:
+            self._others[protocol](guest, block)
         else:
-            self._admit(Stream(TlsEnd(guest)), block)
+            self._admit(LastingStream(TlsEnd(guest)), block)
 
     def _turn_out(self, guest: ssl.SSLSocket, reason: str) -> None:
         log.warning("peer=%s turned away: %s", _address(guest), reason)

@@ -35,6 +35,7 @@ from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
 from hpcpool.processes.registrar import TooSmall, ending, needs_of, nodes, pool_of, welcome_of
+from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
@@ -118,10 +119,13 @@ class Interchange:
         self._descriptors = (user_stderr, census)
         self._names = itertools.count(1)
         self._loop = EventLoop()
-        self._entrance = Entrance(self._loop, managers_path(directory), self._admit)
+        self._streams = Streams(self._loop)
+        self._rejoining = Rejoining(
+            self._loop, self._streams, self._managers, self._scheduler, self._silence, self._hear_peer
+        )
+        self._entrance = Entrance(self._loop, managers_path(directory), self._admit, self._rejoining.readmit)
         if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
             self._entrance.open_to_hosts(self._config.ports)
-        self._streams = Streams(self._loop)
         self._hosted = HostedNodes(
             connection_path(directory), self._descriptors, self._loop, self._streams, self._on_messages, self._lose
         )
@@ -264,7 +268,7 @@ class Interchange:
                 self._drop(name, str(error))
                 return
             self._on_messages(name, batch)
-        if not is_open:
+        if not is_open and not self._rejoining.cut_off(name):
             self._lose(name, "its connection ended")
 
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
@@ -417,6 +421,8 @@ class Interchange:
             self._outbox.put(Warn(f"a manager was refused: {error}"))
             self._tell(name, [Refused(str(error))])
             return
+        if manager.proved is not None:
+            self._rejoining.expect(name, message.token)
         self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
         log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
 
@@ -449,6 +455,7 @@ class Interchange:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
         self._streams.remove(name)
         self._proofs.pop(name, None)
+        self._rejoining.forget(name)
         self._carrier.lost(name)
         self._silence.forget(name)
         manager = self._managers.pop(name, None)
@@ -531,6 +538,7 @@ class Interchange:
         self._blocks.join(_STOP_S)
         sessions.kill_descendants(_VANISH_S)
         self._streams.close()
+        self._rejoining.close()
         self._entrance.close()
         if not self._has_failed or is_client_gone(self._descriptors[1]):  # else it has results there that it wants
             run_directory.remove(self._directory)

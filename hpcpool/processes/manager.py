@@ -91,6 +91,7 @@ class Manager:
         loop: where it listens.
         say: sends messages to the interchange; called in `step` only.
         log_path: where the fork server's stderr goes; None: where this process's own goes.
+        token: of `Register`.
 
     Raises `OSError` if the node has no room for it (files, processes).
     """
@@ -105,6 +106,7 @@ class Manager:
         loop: EventLoop,
         say: Say,
         log_path: str | None = None,
+        token: bytes = b"",
     ) -> None:
         self._block = block
         self._loop = loop
@@ -123,12 +125,13 @@ class Manager:
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._long_runs = LongRuns()
         self._workers: dict[int, WorkerHandle] = {}
-        register = Register(block, self._host, os.getpid(), usable_cores(), usable_memory_bytes())
+        register = Register(block, self._host, os.getpid(), usable_cores(), usable_memory_bytes(), token)
         self._out: list[Any] = [hello(self._node_name), register]
         self._out_frames: list[Any] = []
         self._announced_capacity = (0, 0)
         self._refill = False
-        self._leaving = False
+        #: It has been told to end, and takes no new calls.
+        self.is_leaving = False
         self._leave_by: float | None = None
         self._has_killed = False
         #: Workers whose stderr is not read until the relay has room.
@@ -148,7 +151,7 @@ class Manager:
     @property
     def is_over(self) -> bool:
         """True when it leaves and no worker is left."""
-        return self._leaving and not self._workers
+        return self.is_leaving and not self._workers
 
     @property
     def step_at(self) -> float | None:
@@ -184,7 +187,7 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        if self._node is not None and self._can_start_workers and not self._leaving:
+        if self._node is not None and self._can_start_workers and not self.is_leaving:
             self._announce_capacity(self._node)
         if self._out:
             out, frames = self._out, self._out_frames
@@ -300,7 +303,7 @@ class Manager:
     def _obey(self, given: list[orders.Order]) -> None:
         to_send: set[WorkerHandle] = set()
         for order in given:
-            if self._leaving and not isinstance(order, orders.Ended):
+            if self.is_leaving and not isinstance(order, orders.Ended):
                 continue  # the fork server may be gone, and its workers with it
             if type(order) is orders.Give:  # nearly all of them
                 handle = self._workers[order.worker]
@@ -432,7 +435,7 @@ class Manager:
     def _not_started(self, number: int, reason: str) -> None:
         assert self._node is not None
         log.warning("block=%s no room for another worker: %s", self._block, reason)
-        if self._node.not_started(number, time.monotonic()) and not self._leaving:
+        if self._node.not_started(number, time.monotonic()) and not self.is_leaving:
             self._send(Broken(f"no worker can be started on {self._host}: {reason}", is_nodes_own=True))
 
     def _forget_worker(self, handle: WorkerHandle) -> None:
@@ -454,7 +457,7 @@ class Manager:
             if (made := staged.made_folder(handle.pid)) is not None:
                 shutil.rmtree(made, ignore_errors=True)
         self._refill = True
-        if self._leaving:
+        if self.is_leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node
         for order in next_orders:
             if isinstance(order, orders.Crashed):
@@ -487,7 +490,7 @@ class Manager:
 
     def abandon(self) -> None:
         """Be over at once: `close` ends the workers."""
-        self._leaving = True
+        self.is_leaving = True
         self._forget_all_workers()
 
     def _fork_server_lost(self) -> None:
@@ -502,14 +505,14 @@ class Manager:
 
     def leave(self, signal_number: int) -> None:
         """Stop: 0 lets workers end in good order, a signal ends them now."""
-        if signal_number == 0 and not self._leaving:
+        if signal_number == 0 and not self.is_leaving:
             for handle in self._workers.values():
                 handle.retire()
             self._leave_by = time.monotonic() + _LEAVE_S
         elif signal_number:
             self._end_all_workers(signal_number)
             self._leave_by = time.monotonic() + _END_S
-        self._leaving = True
+        self.is_leaving = True
 
     def _leave_harder(self) -> None:
         """What was asked to end has not: kill it; what was killed has not gone: leave it to the fork server's end."""

@@ -1,6 +1,7 @@
 """A manager as a process of its own, as on every node that is not the client's: stream, signals, heartbeats.
 
-When the interchange goes, or is silent for too long, it ends everything on the node and leaves.
+When the interchange goes, or is silent for too long, it ends everything on the node and leaves. A tunnel may break
+while the interchange lives: then it is dialled again, until it has been silent for too long.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hpcpool.processes import sessions
 from hpcpool.processes.carrier import with_segments
 from hpcpool.processes.census import is_client_gone
-from hpcpool.processes.connection import Connection, read_connection
+from hpcpool.processes.connection import TUNNEL, Connection, read_connection
 from hpcpool.processes.dialling import Unreachable, dial
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.file_port import leave_word
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.manager import Manager
 from hpcpool.processes.node_name import node_name
+from hpcpool.processes.redialling import Redialling
 from hpcpool.wire import run_directory
 from hpcpool.wire.file_transfer import manager_name
+from hpcpool.wire.lasting_stream import LastingStream
 from hpcpool.wire.messages import Heartbeat, MessageError, Welcome, deal_frames, encode, to_manager
 from hpcpool.wire.stream import Stream
 
@@ -52,16 +55,11 @@ def main(argv: list[str]) -> None:
     sessions.adopt_orphans()
     connection = read_connection(connection_file)
     try:
-        stream = dial(connection.addresses, connection.authority.encode(), connection.key.encode(), _DIAL_S)
+        stream, address = dial(connection.addresses, connection.authority.encode(), connection.key.encode(), _DIAL_S)
     except Unreachable as error:
         sys.exit(f"hpcpool: {error}")
     with _home(connection) as directory:
-        if not connection.directory:
-            name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
-            leave_word(directory, connection, stream.peer_address, name)
-        process = ManagerProcess(
-            stream, directory, connection.start_method, block, int(user_stderr), int(census), not connection.directory
-        )
+        process = ManagerProcess(connection, stream, address, directory, block, int(user_stderr), int(census))
         signal.signal(signal.SIGTERM, lambda number, frame: process.leave_soon())
         process.run()
     sys.exit(1 if process.has_failed else 0)
@@ -88,17 +86,18 @@ class ManagerProcess:
 
     def __init__(
         self,
+        connection: Connection,
         stream: Stream,
+        address: str,
         directory: str,
-        start_method: str,
         block: str,
         user_stderr: int,
         census: int,
-        is_far: bool,
     ) -> None:
         self._block = block
+        self._connection = connection
         #: It shares no memory with the client.
-        self._is_far = is_far
+        self._is_far = not connection.directory
         self._run_directory = directory
         self._census = census
         self._loop = EventLoop()
@@ -112,7 +111,16 @@ class ManagerProcess:
         self._leave_requested = False
         self._heartbeat_period_s, self._heartbeat_timeout_s = 10.0, _WELCOME_S
         self._last_sent = self._last_heard = self._last_asked = self._last_look = time.monotonic()
-        self._manager = Manager(directory, start_method, block, user_stderr, census, self._loop, self._say)
+        self._redialling: Redialling | None = None
+        token = b""
+        if address.startswith(TUNNEL):
+            token = os.urandom(16)
+            self._redialling = Redialling(connection, token, self._loop, self._go_on)
+        if self._is_far:
+            self._leave_word()
+        self._manager = Manager(
+            directory, connection.start_method, block, user_stderr, census, self._loop, self._say, token=token
+        )
 
     @property
     def has_failed(self) -> bool:
@@ -140,8 +148,13 @@ class ManagerProcess:
 
     # -- the stream --
 
+    def _leave_word(self) -> None:
+        """Tell workers how they get files of the client."""
+        name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
+        leave_word(self._run_directory, self._connection, self._stream.peer_address, name)
+
     def _say(self, messages: Sequence[Any], frames: Sequence[Any]) -> None:
-        if self._is_connected:
+        if self._is_connected or self._redialling is not None:
             if self._is_far:
                 messages, frames = with_segments(self._run_directory, messages, frames)
             self._stream.send(encode(messages), frames)
@@ -163,11 +176,28 @@ class ManagerProcess:
         if events & READ:
             self._hear()
             if not self._stream.is_open:
-                self._loop.remove(self._stream)
-                self._is_connected = False
-                if self._stream.trouble:
-                    log.error("block=%s connection lost: %s", self._block, self._stream.trouble)
-                self._manager.interchange_ended()
+                self._on_break()
+
+    def _on_break(self) -> None:
+        self._loop.remove(self._stream)
+        self._is_connected = False
+        if self._stream.trouble:
+            log.error("block=%s connection lost: %s", self._block, self._stream.trouble)
+        if self._redialling is None or self._manager.is_leaving:
+            self._manager.interchange_ended()
+        else:
+            log.warning("block=%s the tunnel to the interchange broke, which is dialled again", self._block)
+            stream = cast(LastingStream, self._stream)
+            stream.break_off()
+            self._redialling.begin(stream.received)
+
+    def _go_on(self, fresh: Stream) -> None:
+        """The interchange was found again."""
+        cast(LastingStream, self._stream).go_on(fresh)
+        self._is_connected, self._is_full = True, False
+        self._loop.add(self._stream, self._on_ready)
+        self._watch_stream()
+        self._leave_word()
 
     def _hear(self) -> None:
         try:
@@ -212,10 +242,13 @@ class ManagerProcess:
             self._manager.leave(signal.SIGKILL)
             self._last_heard = now
         elif now >= self._heartbeat_at:
-            self._last_asked = now
-            self._say([Heartbeat()], [])
+            self._last_asked = self._last_sent = now
+            if self._is_connected:
+                self._say([Heartbeat()], [])
 
     def _close(self) -> None:
+        if self._redialling is not None:
+            self._redialling.close()
         self._manager.close()
         sessions.kill_descendants(_VANISH_S)  # if the fork server was killed, what it had started has come to us
         if not self._is_connected and is_client_gone(self._census):

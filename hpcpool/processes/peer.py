@@ -22,10 +22,16 @@ class Peer:
     limit: int = 0
     #: Its node has as much data as it should have at once.
     is_laden: bool = False
+    #: With this it may come back when its connection breaks; b"": it will not.
+    token: bytes = b""
+    #: Its connection has broken, and it has not come back yet.
+    is_cut_off: bool = False
     #: How its node is divided; None: it has not registered.
     shape: Shape | None = None
 
     @property
     def takes(self) -> int:
-        """How many tasks it is given at most: a laden one none ahead of its slots."""
+        """How many tasks it is given at most: one that is cut off none, a laden one none ahead of its slots."""
+        if self.is_cut_off:
+            return 0
         return min(self.slots, self.limit) if self.is_laden else self.limit

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
+from hpcpool.wire.lasting_stream import LastingStream
 from hpcpool.wire.messages import MessageError, deal_frames, encode
 from hpcpool.wire.stream import Message, Stream
 
@@ -50,6 +51,26 @@ class Streams:
             self._full.discard(name)
             self._loop.remove(stream)
             stream.close()
+
+    def can_last(self, name: bytes) -> bool:
+        """Whether its connection has broken, not ended in order, and another may take its place."""
+        stream = self._streams.get(name)
+        return isinstance(stream, LastingStream) and bool(stream.trouble)
+
+    def cut_off(self, name: bytes) -> None:
+        """Let go of the connection; what is sent to it waits until it goes on."""
+        self._full.discard(name)
+        stream = self._streams[name]
+        self._loop.remove(stream)
+        cast(LastingStream, stream).break_off()
+
+    def go_on(self, name: bytes, fresh: Stream, has_had: int, on_messages: OnMessages) -> None:
+        """Go on over another connection; arguments as of `LastingStream.go_on` and of `add`."""
+        self.cut_off(name)  # it may not have seen yet that the old one is broken
+        stream = cast(LastingStream, self._streams[name])
+        stream.go_on(fresh, has_had)
+        self._loop.add(stream, functools.partial(self._on_ready, name, stream, on_messages))
+        self._watch_writes(name, stream)
 
     def close(self) -> None:
         """Close all of them."""

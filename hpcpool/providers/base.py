@@ -175,7 +175,8 @@ class RemoteDriver(Protocol):
 
         Returns:
             Addresses, `host:port`, that may lead there from a node. A manager tries them together with those of this
-            machine, and trusts nobody there but our interchange. Empty: there is no other way than the latter.
+            machine, and trusts nobody there but our interchange; should its connection break, it tries all of them
+            again, and its calls go on. Empty: there is no other way than those of this machine.
 
         Raises:
             SubmitError: the way that there should be cannot be made now.

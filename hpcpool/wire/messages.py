@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 #: Raised whenever a message changes shape; peers with another number are refused.
-PROTOCOL = 4
+PROTOCOL = 5
 
 
 class Struct(msgspec.Struct, array_like=True, frozen=False, gc=False):
@@ -123,6 +123,16 @@ class Register(Struct, tag=11):
     pid: int
     cores: int
     memory_bytes: int = 0
+    #: It may come back with this when its connection breaks (see `Rejoin`); b"": it will not.
+    token: bytes = b""
+
+
+class Rejoin(Struct, tag=35):
+    """A manager comes back over another connection; what follows goes on where the old one broke."""
+
+    token: bytes
+    #: How many messages it has had.
+    received: int
 
 
 class Welcome(Struct, tag=12):
@@ -440,6 +450,7 @@ from_client: Codec[FromClient] = Codec(FromClient)
 to_client: Codec[ToClient] = Codec(ToClient)
 from_manager: Codec[FromManager] = Codec(FromManager)
 to_manager: Codec[ToManager] = Codec(ToManager)
+from_returning: Codec[Rejoin] = Codec(Rejoin)
 
 _tasks_decoder = msgspec.msgpack.Decoder(list[Task])
 _outcome_decoder = msgspec.msgpack.Decoder(Outcome)

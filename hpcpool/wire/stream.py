@@ -178,6 +178,12 @@ class Stream:
         self.is_open = False
         self._socket.close()
 
+    def _take_over(self, fresh: Stream) -> None:
+        """Go on with the connection of another stream, from where that is."""
+        self._socket, self._unsent = fresh._socket, fresh._unsent
+        self._buffer, self._partial = fresh._buffer, fresh._partial
+        self.is_open, self.trouble = fresh.is_open, fresh.trouble
+
     def _cut(self) -> Iterator[Message]:
         """Take complete messages off the front of the buffer."""
         buffer, position = self._buffer, 0

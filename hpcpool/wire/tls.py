@@ -6,6 +6,7 @@ certificates is not known here.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -13,8 +14,9 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-#: Who comes for files says so in the handshake (ALPN, RFC 7301), so that nothing has to be read to tell.
+#: Who comes for files, or comes back, says so in the handshake (ALPN, RFC 7301): nothing has to be read to tell.
 FILES_PROTOCOL = "hpcpool-files"
+REJOIN_PROTOCOL = "hpcpool-rejoin"
 #: A record holds at most so much, so more at once saves nothing; and what is refused must be offered again unchanged.
 _MOST_WRITTEN = 256 * 1024
 #: Small pieces are joined up to this size: each write is a record, with its own cost on both sides.
@@ -29,7 +31,7 @@ def server_context(authority: bytes, own: bytes) -> ssl.SSLContext:
         own: this side's certificate and its private key (PEM).
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, authority, own)
-    context.set_alpn_protocols([FILES_PROTOCOL])
+    context.set_alpn_protocols([FILES_PROTOCOL, REJOIN_PROTOCOL])
     context.num_tickets = 0  # nobody comes back to an old session
     return context
 
@@ -73,6 +75,9 @@ class TlsEnd:
 
     def __init__(self, end: ssl.SSLSocket) -> None:
         self._end = end
+        #: A write has failed.
+        self._is_broken = False
+        end.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # else a reset, too, would look like an end
 
     def fileno(self) -> int:
         return self._end.fileno()
@@ -94,6 +99,7 @@ class TlsEnd:
             # OpenSSL may have taken some of it all the same. It goes on from there when the same bytes come again.
             raise BlockingIOError from None
         except OSError as error:
+            self._is_broken = True
             raise _reset(error) from error
 
     def sendmsg(self, pieces: Sequence[memoryview], ancillary: Sequence[Any] = (), flags: int = 0) -> int:
@@ -116,6 +122,12 @@ class TlsEnd:
             return self._end.recv_into(view)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise BlockingIOError from None
+        except ssl.SSLEOFError as error:
+            # With a reason: the stream has ended without a farewell of TLS, as it does when a process dies. Without: an
+            # error that Python does not tell. After one that a write was told, the system tells of an end, too.
+            if error.reason and not self._is_broken:
+                return 0
+            raise ConnectionResetError(os.strerror(errno.ECONNRESET)) from error
         except OSError as error:
             raise _reset(error) from error
 

@@ -41,12 +41,18 @@ class FarProvider:
         return FarDriver(LocalProvider().open(run_dir)._epoll, run_dir)
 
 
+_ENTRY_POINTS = """[hpcpool.providers]
+far = tests.live.far:FarProvider
+tunnelled = tests.live.tunnel:TunnelledProvider
+"""
+
+
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Make it known to this process and to those that it starts, as an installed package does."""
     info = folder / "hpcpool_far-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hpcpool-far\nVersion: 1.0\n", encoding="utf-8")
-    (info / "entry_points.txt").write_text("[hpcpool.providers]\nfar = tests.live.far:FarProvider\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(_ENTRY_POINTS, encoding="utf-8")
     root = Path(__file__).resolve().parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{folder}:{root}")
     monkeypatch.syspath_prepend(str(folder))

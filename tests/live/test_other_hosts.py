@@ -190,7 +190,7 @@ def test_a_block_cannot_pass_for_another_and_its_key_ends_with_it():
         first, _ = managers(pool)
         connection = json.loads(connection_file(first).read_text())
         ways = connection["addresses"], connection["authority"].encode(), connection["key"].encode()
-        with contextlib.closing(dial(*ways, PATIENCE_S)) as stream:
+        with contextlib.closing(dial(*ways, PATIENCE_S)[0]) as stream:
             stream.send(encode([hello(), Register("default-77", "evil", 1, 1)]))
             until(lambda: not (stream.receive(), stream.is_open)[1], "it is dropped")
         log = Pool.of(pool).directory / "interchange.log"
@@ -199,7 +199,7 @@ def test_a_block_cannot_pass_for_another_and_its_key_ends_with_it():
         until(lambda: "lost: its" in log.read_text())
 
         def is_refused() -> bool:
-            with contextlib.closing(dial(*ways, PATIENCE_S)) as stream:
+            with contextlib.closing(dial(*ways, PATIENCE_S)[0]) as stream:
                 stream.send(encode([Heartbeat()]))
                 until(lambda: not (stream.receive(), stream.is_open)[1])
             return "its key was revoked" in log.read_text()
@@ -224,7 +224,7 @@ def test_an_interchange_that_cannot_be_reached_is_told_address_by_address():
         assert f"{closed}: Connection refused" in text
         assert f"{mute}: no answer in 0.5 s" in text
         assert "tcp://no.such.host.invalid:1: " in text
-        with contextlib.closing(dial([closed, *connection["addresses"]], authority, key, PATIENCE_S)) as stream:
+        with contextlib.closing(dial([closed, *connection["addresses"]], authority, key, PATIENCE_S)[0]) as stream:
             assert stream.is_open, "one address that leads there is enough"
 
 

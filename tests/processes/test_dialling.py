@@ -33,11 +33,11 @@ def _without_ipv6(monkeypatch):
 def test_a_node_without_ipv6_comes_in_by_another_address():
     came: list[Stream] = []
     loop = EventLoop()
-    guests = Guests(loop, (0, 0), lambda stream, block: came.append(stream), lambda end, block: None)
+    guests = Guests(loop, (0, 0), lambda stream, block: came.append(stream), {})
     ways = [f"tcp://[::1]:{guests.port}", f"tcp://127.0.0.1:{guests.port}"]
     authority, key = guests.keys.authority, guests.keys.issue("a-0")
     found: list[Stream] = []
-    dialler = threading.Thread(target=lambda: found.append(dial(ways, authority, key, timeout_s=10)))
+    dialler = threading.Thread(target=lambda: found.append(dial(ways, authority, key, timeout_s=10)[0]))
     dialler.start()
     while not came and (dialler.is_alive() or found):  # it is through before the other side has heard its last word
         loop.wait(0.1)
@@ -48,6 +48,6 @@ def test_a_node_without_ipv6_comes_in_by_another_address():
 
 @pytest.mark.usefixtures("_without_ipv6")
 def test_that_an_address_needs_ipv6_is_told():
-    guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, lambda end, block: None)
+    guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, {})
     with contextlib.closing(guests), pytest.raises(Unreachable, match="Address family not supported"):
         dial([f"tcp://[::1]:{guests.port}"], guests.keys.authority, guests.keys.issue("a-0"), timeout_s=10)

@@ -15,6 +15,7 @@ from hpcpool.processes.file_port import _address, leave_word, read_word
 from hpcpool.processes.guests import Guests
 from hpcpool.wire import staged
 from hpcpool.wire.file_transfer import FileSeen, SeeFile
+from hpcpool.wire.tls import FILES_PROTOCOL
 
 
 @pytest.mark.parametrize(
@@ -33,7 +34,7 @@ def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, 
     monkeypatch.setenv(staged.FOLDER_VARIABLE, "")  # so that it is put back
     (tmp_path / "x").write_bytes(b"data")
     loop, desk, streams = EventLoop(), FileDesk(), []
-    guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), desk.admit)
+    guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), {FILES_PROTOCOL: desk.admit})
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     connection = Connection([], "fork", authority=authority, key=key)
     leave_word(str(tmp_path), connection, ("127.0.0.1", guests.port), "host:1")
@@ -60,7 +61,7 @@ def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, 
 
 def test_that_there_is_no_way_in_is_a_connection_error(tmp_path, monkeypatch):
     monkeypatch.setenv(staged.FOLDER_VARIABLE, "")
-    guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, lambda end, block: None)
+    guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, {})
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     guests.close()
     leave_word(

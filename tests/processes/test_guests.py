@@ -11,6 +11,7 @@ import pytest
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.guests import Guests
 from hpcpool.wire.stream import Stream
+from hpcpool.wire.tls import FILES_PROTOCOL
 
 
 class Port:
@@ -24,7 +25,7 @@ class Port:
             self.loop,
             (0, 0),
             lambda stream, block: self.admitted.append((stream, block)),
-            lambda end, block: self.asking.append((end, block)),
+            {FILES_PROTOCOL: lambda end, block: self.asking.append((end, block))},
         )
 
     def connect(self) -> socket.socket:
@@ -55,4 +56,4 @@ def test_ports_that_are_taken_are_named():
     with socket.create_server(("", 0)) as taken:
         number = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot come in at port {number}: .*; change ports in the Config"):
-            Guests(EventLoop(), (number, number), lambda stream, block: None, lambda end, block: None)
+            Guests(EventLoop(), (number, number), lambda stream, block: None, {})

@@ -5,6 +5,7 @@ import os
 import random
 import socket
 import ssl
+import struct
 import threading
 
 import pytest
@@ -19,9 +20,11 @@ def keys() -> RunKeys:
     return RunKeys()
 
 
-def connected(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
+def connected(
+    server: ssl.SSLContext, client: ssl.SSLContext, pair: tuple[socket.socket, socket.socket] | None = None
+) -> tuple[ssl.SSLSocket, ssl.SSLSocket]:
     """Two ends after the handshake; what went wrong with it is raised by the side that noticed."""
-    theirs, ours = socket.socketpair()
+    theirs, ours = pair or socket.socketpair()
     result: list[ssl.SSLSocket | OSError] = []
 
     def accept() -> None:
@@ -46,9 +49,15 @@ def connected(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[ssl.SSLSo
     return result[0], end
 
 
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        return listening.accept()[0], ours
+
+
 @pytest.fixture
 def streams(keys):
-    server, client = connected(keys.context(), client_context(keys.authority, keys.issue("a-0")))
+    server, client = connected(keys.context(), client_context(keys.authority, keys.issue("a-0")), tcp_pair())
     pair = Stream(TlsEnd(server)), Stream(TlsEnd(client))
     yield pair
     for stream in pair:
@@ -93,6 +102,20 @@ def test_the_end_of_a_peer_is_seen(streams):
     received += receiver.receive()
     assert received == [(b"last words", [])]
     assert not receiver.is_open
+    assert receiver.trouble == ""
+
+
+@pytest.mark.parametrize("is_written_first", [False, True])
+def test_a_reset_is_told_from_an_end(streams, is_written_first):
+    sender, receiver = streams
+    sender.send(b"last words")
+    sender._socket._end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sender.close()
+    if is_written_first:
+        receiver.send(b"to nobody")
+    while receiver.is_open:
+        receiver.receive()
+    assert receiver.trouble == "Connection reset by peer"
 
 
 def test_who_has_no_certificate_is_not_let_in(keys):

@@ -1,0 +1,76 @@
+"""Finding the interchange again when a manager's connection has broken, in a thread: the manager's loop goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from hpcpool.processes.connection import Connection
+from hpcpool.processes.dialling import Unreachable, connect
+from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
+from hpcpool.wire.messages import Rejoin, encode
+from hpcpool.wire.stream import Stream
+from hpcpool.wire.tls import REJOIN_PROTOCOL, TlsEnd, client_context
+
+log = logging.getLogger(__name__)
+
+#: How long all addresses are tried at once, and the pause before they are tried again (seconds).
+_TRY_S = 10.0
+_PAUSE_S = 1.0
+
+
+class Redialling:
+    """Dials whenever it is told to, until the interchange is found.
+
+    Args:
+        connection: how it was found the first time.
+        token: by which it knows the manager.
+        loop: the manager's.
+        found: called on that loop with a stream on which nothing but `Rejoin` was said.
+    """
+
+    def __init__(self, connection: Connection, token: bytes, loop: EventLoop, found: Callable[[Stream], None]) -> None:
+        self._addresses = connection.addresses
+        self._context = client_context(connection.authority.encode(), connection.key.encode())
+        self._context.set_alpn_protocols([REJOIN_PROTOCOL])
+        self._token = token
+        self._loop = loop
+        self._found = found
+        self._streams: deque[Stream] = deque()
+        self._is_over = threading.Event()
+        self._woken, self._wake = wake_up_pipe()
+        loop.add(self._woken, self._hand_over)
+
+    def begin(self, received: int) -> None:
+        """Dial; the manager has had so many messages."""
+        threading.Thread(target=self._dial, args=(received,), name="hpcpool-redial", daemon=True).start()
+
+    def close(self) -> None:
+        """Dial no more. A thread that still does ends when its attempt is over."""
+        self._is_over.set()
+        self._loop.remove(self._woken)
+        for stream in self._streams:
+            stream.close()
+
+    def _dial(self, received: int) -> None:
+        while not self._is_over.is_set():
+            try:
+                end, address = connect(self._addresses, self._context, _TRY_S)
+            except Unreachable as error:
+                log.info("%s", error)
+                self._is_over.wait(_PAUSE_S)
+                continue
+            log.info("found the interchange again at %s", address)
+            stream = Stream(TlsEnd(end))
+            stream.send(encode([Rejoin(self._token, received)]))
+            self._streams.append(stream)
+            os.write(self._wake, b"\0")
+            return
+
+    def _hand_over(self, events: int) -> None:
+        os.read(self._woken, 64)
+        while self._streams:
+            self._found(self._streams.popleft())

@@ -231,7 +231,12 @@ class TaskFuture(Future[T], Generic[T]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle through the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`."""
+        """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`.
+
+        After None `result()` raises nothing: a result that is kept at its node is fetched for this, and any is opened.
+        """
+        # asyncio relies on that: it asks for the exception first, and if the result then raised, an `await` would
+        # never end.
         try:
             self._wait(timeout)
             if self._is_sealed:

@@ -150,7 +150,7 @@ def localised(payload: Payload, store: SegmentStore) -> Payload:
     return Payload(data, buffers)
 
 
-def kept_pieces(payload: Payload) -> list[Segment]:
+def pieces_away(payload: Payload) -> list[Segment]:
     """Return the segments of a payload whose content is on another host, or was."""
     return [piece for piece in (payload.data, *payload.buffers) if type(piece) is Segment and piece.is_away]
 

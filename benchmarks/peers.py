@@ -146,6 +146,7 @@ def _open_hpcpool(workers: int, scratch: Path) -> Peer:
     from hpcpool import HPCPoolExecutor
 
     executor = HPCPoolExecutor(max_workers=workers)
+    # As often as the others try a chunksize: one try against the fastest of six would lose by chance.
     return ExecutorPeer(executor, takes_futures=True, bash=executor.bash, put=executor.put, chunksizes=("auto",) * 6)
 
 

@@ -179,6 +179,10 @@ class Calls(Executor):
     ) -> ExecutorView:
         """Return a view of this executor whose calls have these options; views can be viewed again.
 
+        What goes through a view is submitted to the pool itself. A subclass that overrides `submit` sees the calls of
+        its own `submit` and `map`, as with `ProcessPoolExecutor`; to see those of views it overrides this method, too,
+        and returns an executor of its own around the view.
+
         Args:
             retries: how often a call that failed is run again. Default 0. Lost nodes do not count.
             retry_on: which failures are retried: exception classes, or a function of the exception. Default

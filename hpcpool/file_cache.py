@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from http.client import HTTPResponse
 
 from hpcpool.errors import FileMismatch
+from hpcpool.part_file import bring
 
 #: Names the folder; else it is in the place for temporary files.
 CACHE_VARIABLE = "HPCPOOL_FILE_CACHE"
@@ -110,16 +111,15 @@ def _fetch(url: str, path: str, size: int | None, sha256: str | None) -> None:
 
 def _keep(answer: HTTPResponse, url: str, path: str, size: int | None, sha256: str | None) -> None:
     """Write what comes beside the file, and put it in its place if it is what it must be."""
-    fd, beside = tempfile.mkstemp(dir=os.path.dirname(path))
-    try:
-        with open(fd, "wb") as file:
+    part = f"{path}.part"
+
+    def write(descriptor: int) -> None:
+        with open(descriptor, "wb", closefd=False) as file:
             while data := answer.read(_CHUNK_BYTES):
                 file.write(data)
-        check(beside, url, size, sha256)
-        os.replace(beside, path)
-    except BaseException:
-        os.remove(beside)
-        raise
+        check(part, url, size, sha256)
+
+    bring(part, path, write)
 
 
 def _hash_of(path: str) -> str:

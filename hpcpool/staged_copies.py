@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from hpcpool import part_file
 from hpcpool.core.staging import Copy, to_let_go
 
 #: Writes a copy to an open, empty file, and returns its permissions.
@@ -52,26 +53,13 @@ class Copies:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 if not os.path.exists(path):
                     self._make_room(nbytes)
-                    self._bring(key, path, bring)
+                    part_file.bring(self._of(key, ".part"), path, lambda part: os.fchmod(part, bring(part)))
         except BaseException:
             os.close(lock)
             raise
 
     def _of(self, key: str, end: str) -> str:
         return os.path.join(self._folder, key + end)
-
-    def _bring(self, key: str, path: str, bring: Bring) -> None:
-        beside = self._of(key, ".part")  # of the holder of the lock; one that was killed has left it
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.fchmod(descriptor, bring(descriptor))
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            os.rename(beside, path)
-        except BaseException:
-            os.remove(beside)
-            raise
-        finally:
-            os.close(descriptor)
 
     def _make_room(self, nbytes: int) -> None:
         """Let go of copies if one of so many bytes has no room."""

@@ -42,6 +42,7 @@ from hpcpool.wire.file_transfer import (
     Request,
     SeeFile,
     SeeFolder,
+    SeePlace,
 )
 from hpcpool.wire.messages import MessageError
 
@@ -239,6 +240,9 @@ class CallStage:
             _is_shared[folder] = self._has_same(folder)
         if _is_shared[folder]:
             return file.source
+        # Now, not when it is made: hours of work may be in between.
+        if not isinstance(answer := self._ask(SeePlace(file.source)), Ready):
+            raise _error_of(answer)
         made = staged.made_folder(self.pid)
         if self.pid != staged.worker or made is None:
             why = f"{file.source} can be made on {_host()} only if the call's own process has asked for its path"

@@ -26,7 +26,7 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -505,6 +505,31 @@ def test_map_calls_the_submit_of_a_subclass(make: Make):
     with Counting(1, mp_context=CONTEXT) as executor:
         assert list(executor.map(abs, [-1, -2, -3])) == [1, 2, 3]
     assert len(submitted) == 3
+
+
+def test_a_subclass_sees_the_calls_of_views_if_it_puts_something_of_its_own_around_them():
+    class Around:
+        def __init__(self, executor: Executor, seen: list[Any]) -> None:
+            self._executor, self._seen = executor, seen
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            self._seen.append(args)
+            return self._executor.submit(fn, *args, **kwargs)
+
+    class Seeing(HPCPoolExecutor):
+        seen: ClassVar[list[Any]] = []
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            self.seen.append(args)
+            return super().submit(fn, *args, **kwargs)
+
+        def options(self, **options: Any) -> Any:
+            return Around(super().options(**options), self.seen)
+
+    with Seeing(1, mp_context=CONTEXT) as executor:
+        view = executor.options(priority=1)
+        assert [executor.submit(abs, -1).result(), view.submit(abs, -2).result()] == [1, 2]
+    assert executor.seen == [(-1,), (-2,)], "each once"
 
 
 # Constructor

@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpcpool import File, FileMismatch, HPCPoolExecutor, file_cache
+from tests.live.processes import until
 
 DATA = b"some data\n" * 1000
 HASH = hashlib.sha256(DATA).hexdigest()
@@ -100,6 +103,9 @@ class Site(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Page)
         self.data = DATA
         self.has_tags = True
+        #: Cleared: it stops in the middle of a file.
+        self.may_end = threading.Event()
+        self.may_end.set()
         self.answers: list[int] = []
 
     @property
@@ -120,7 +126,11 @@ class Page(BaseHTTPRequestHandler):
             self.send_header("ETag", tag)
         self.end_headers()
         if code == 200:
-            self.wfile.write(self.server.data)
+            middle = len(self.server.data) // 2
+            self.wfile.write(self.server.data[:middle])
+            self.server.may_end.wait(60)
+            with contextlib.suppress(ConnectionError):  # who asked has gone
+                self.wfile.write(self.server.data[middle:])
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
@@ -203,6 +213,21 @@ def test_many_at_once_fetch_it_once(site):
     for thread in threads:
         thread.join()
     assert site.answers == [200]
+
+
+def test_what_a_process_that_was_killed_has_fetched_goes_with_the_next(site, tmp_path):
+    def sizes() -> list[int]:
+        return sorted(path.stat().st_size for path in (tmp_path / "cache").glob("*") if path.is_file())
+
+    site.data = DATA * 1000  # more than what is read at a time
+    site.may_end.clear()
+    fetching = subprocess.Popen([sys.executable, "-c", f"import hpcpool, os; os.fspath(hpcpool.File({site.url!r}))"])
+    until(lambda: sum(sizes()) > 0, "a part of it")
+    fetching.kill()
+    fetching.wait()
+    site.may_end.set()
+    assert Path(File(site.url)).read_bytes() == site.data
+    assert sizes() == [0, 66, len(site.data)], "a lock, a tag and the file"
 
 
 def test_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):

@@ -494,6 +494,70 @@ def test_a_program_may_be_a_module_of_a_package(tmp_path: Path):
     assert (done.stdout, done.stderr, done.returncode) == ("6 [0, 1, 4, 9]\n3\n", "", 0)
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_child_that_multiprocessing_has_started_sends_what_is_in_the_program(method: str, tmp_path: Path):
+    """There they are of a module `__mp_main__`."""
+    lines = output_of(
+        tmp_path / "program.py",
+        f"""
+        import functools, multiprocessing
+        from hpcpool import HPCPoolExecutor
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+
+            def moved(self):
+                return Point(self.x + STEP)
+
+        class OwnError(Exception):
+            pass
+
+        STEP, calls = 1, 0
+
+        def initialize(start):
+            global calls
+            calls = start
+
+        def count():
+            global calls
+            calls += 1
+            return calls
+
+        def look():
+            return calls
+
+        def double(point):
+            return Point(2 * point.x)
+
+        @functools.lru_cache
+        def cached(number):
+            return number * STEP
+
+        def fail():
+            raise OwnError("mine")
+
+        def child():
+            global STEP
+            with HPCPoolExecutor(1, initializer=initialize, initargs=(5,)) as ex:
+                doubled = ex.submit(double, Point(3)).result()
+                print(doubled.x, type(doubled) is Point, count.__module__)
+                print(ex.submit(double, ex.submit(Point, 4)).result().x)
+                print(ex.submit(count).result(), ex.submit(count).result(), ex.submit(look).result(), calls)
+                print(ex.submit(Point(3).moved).result().x, ex.submit(cached, 3).result())
+                STEP = 10
+                print(ex.submit(Point(3).moved).result().x, list(ex.map(lambda n: n * STEP, range(3))))
+                print(type(ex.submit(fail).exception()) is OwnError)
+
+        if __name__ == "__main__":
+            process = multiprocessing.get_context({method!r}).Process(target=child)
+            process.start()
+            process.join()
+        """,
+    )
+    assert lines == ["6 True __mp_main__", "8", "6 7 7 0", "4 3", "13 [0, 10, 20]", "True"]
+
+
 # The end
 
 

@@ -48,11 +48,6 @@ class Manager:
         """How many slots a wide task could have now, were it not for reservations."""
         return 0 if self.is_draining else self.all_slots - sum(self.wide.values()) - len(self.leases)
 
-    @property
-    def is_empty(self) -> bool:
-        """Nothing runs here or is on its way."""
-        return not self.leases and not self.wide
-
 
 class Managers:
     """All managers, sorted by the room that they have."""

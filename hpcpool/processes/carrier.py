@@ -15,7 +15,7 @@ from hpcpool.core.segment_cache import IDLE_BYTES, LADEN_BYTES, SegmentCache
 from hpcpool.processes.connection import node_prefix
 from hpcpool.wire import segments
 from hpcpool.wire.messages import Define, Drop, Fetched, MessageError, Outcome, Place, Task, deal_frames
-from hpcpool.wire.packing import references
+from hpcpool.wire.packing import references, segments_in
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Carrier:
         return carried
 
     def _segments(self, node: bytes, cache: SegmentCache, task: Task) -> Carried:
-        found = {segments.path_of(reference): reference for reference in references(task.data, task.layout)}
+        found = segments_in(task.data, task.layout)
         found = {place: reference for place, reference in found.items() if not self._is_kept(node, place[0])}
         if not found:
             return []
@@ -119,8 +119,7 @@ class Carrier:
         if node not in self._caches:
             return True  # it is on this host, where this user's processes trust each other
         try:
-            named = references(outcome.data, outcome.layout)
-            return all(_is_of(block, segments.path_of(reference)[0]) for reference in named)
+            return all(_is_of(block, path) for path, _ in segments_in(outcome.data, outcome.layout))
         except ValueError:  # who opens it will say so
             return True
 

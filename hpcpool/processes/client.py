@@ -437,7 +437,7 @@ class Client:
         if outcome.status == Status.OK:
             del self._tickets[ticket.id]
             if ticket.options.keep:
-                future._keep()
+                future._keep_payload()
             outcome.data = b""  # the future keeps the outcome for its info, and the payload only as long as it must
             is_awaited = future in self._waiting
             if is_awaited:

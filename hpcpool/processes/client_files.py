@@ -29,6 +29,7 @@ from hpcpool.wire.file_transfer import (
     Refusal,
     SeeFile,
     SeeFolder,
+    SeePlace,
 )
 from hpcpool.wire.messages import MessageError
 
@@ -71,15 +72,29 @@ class ClientFiles:
 
     def see_folder(self, request: SeeFolder) -> Answer:
         """Say whether a file can be made in a folder, and whether the node's probe is there."""
-        if not os.path.isdir(request.path):
+        if (refusal := self._refusal_of_folder(request.path)) is not None:
+            return refusal
+        return FolderSeen(bool(request.probe) and os.path.exists(os.path.join(request.path, request.probe)))
+
+    def see_place(self, request: SeePlace) -> Answer:
+        """Say whether a file can be written, before the work is done that makes it."""
+        path = os.path.realpath(request.path)
+        try:
+            _check_place(path)
+        except OSError as error:
+            return self._refusal("written", request.path, error)
+        return self._refusal_of_folder(os.path.dirname(path)) or Ready()
+
+    def _refusal_of_folder(self, folder: str) -> Refusal | None:
+        if not os.path.isdir(folder):
             return Refusal(
                 errno.ENOENT,
-                f"no file can be made in {request.path} on {self._host}, as there is no such folder: make it before "
-                "the call is submitted",
+                f"no file can be made in {folder} on {self._host}, as there is no such folder: make it before the call "
+                "is submitted",
             )
-        if not os.access(request.path, os.W_OK | os.X_OK):
-            return Refusal(errno.EACCES, f"no file can be made in {request.path} on {self._host}: permission denied")
-        return FolderSeen(bool(request.probe) and os.path.exists(os.path.join(request.path, request.probe)))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return Refusal(errno.EACCES, f"no file can be made in {folder} on {self._host}: permission denied")
+        return None
 
     def send(self, line: FileLine, request: GetFile) -> None:
         """Send a file, if it is as the node expects it, and stays so."""

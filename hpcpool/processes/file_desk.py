@@ -15,7 +15,7 @@ from collections import deque
 from typing import NamedTuple
 
 from hpcpool.processes.client_files import ClientFiles
-from hpcpool.wire.file_transfer import FileLine, GetFile, Greeting, PutFile, SeeFile, SeeFolder
+from hpcpool.wire.file_transfer import FileLine, GetFile, Greeting, PutFile, SeeFile, SeeFolder, SeePlace
 from hpcpool.wire.messages import MessageError
 
 log = logging.getLogger(__name__)
@@ -166,6 +166,8 @@ class FileDesk:
                 line.say(self._files.see(request))
             case SeeFolder():
                 line.say(self._files.see_folder(request))
+            case SeePlace():
+                line.say(self._files.see_place(request))
             case GetFile():
                 self._files.send(line, request)
             case PutFile():

@@ -13,8 +13,8 @@ from hpcpool.wire import run_directory
 
 
 def main(argv: list[str]) -> None:
-    """Serve a client: run directory; its stream, the user's stderr and the census (descriptors); is a node hosted?"""
-    directory, client, user_stderr, census, _ = argv
+    """Serve a client: run directory; its stream, the user's stderr and the census (descriptors); options of `start`."""
+    directory, client, user_stderr, census, *_ = argv
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", stream=sys.stderr)
     raise_file_limit()
     spare_the_collector()

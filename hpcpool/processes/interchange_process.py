@@ -16,7 +16,7 @@ from hpcpool.config import Config
 from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
 from hpcpool.processes.hosting import is_hosted
-from hpcpool.processes.start_command import start_command
+from hpcpool.processes.start_command import HOSTS_NODE, start_command
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.segments import SegmentStore
@@ -39,7 +39,7 @@ class InterchangeProcess:
 
     def __init__(self, config: Config) -> None:
         run_directory.remove_dead()
-        self._hosts_node = any(map(is_hosted, config.node_pools))
+        self._options = [HOSTS_NODE] if any(map(is_hosted, config.node_pools)) else []
         self._has_jobs_elsewhere = any(not isinstance(pool.provider, LocalProvider) for pool in config.node_pools)
         self.directory = _make_run_directory(config.run_dir)
         try:
@@ -72,7 +72,7 @@ class InterchangeProcess:
         try:
             with open(self._log_path, "wb") as log_file:
                 self._process = subprocess.Popen(
-                    start_command("interchange", self.directory, *inherited, self._hosts_node, executable=executable),
+                    start_command("interchange", self.directory, *inherited, *self._options, executable=executable),
                     # Without the mark of a worker that this may run in: it ends in order when its client does.
                     env={name: value for name, value in os.environ.items() if name != sessions.MARK},
                     stdin=subprocess.DEVNULL,

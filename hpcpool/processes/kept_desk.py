@@ -14,7 +14,7 @@ from hpcpool.core.kept_segments import KeptSegments
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.wire import segments
 from hpcpool.wire.messages import Drop, Fetch, Fetched, MessageError, Outcome, Status, Struct, Task
-from hpcpool.wire.packing import references
+from hpcpool.wire.packing import segments_in
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class KeptDesk:
     def take(self, node: bytes, outcome: Outcome) -> None:
         """A node on another host keeps the segments of an outcome, which is about to go to the client."""
         try:
-            found = {segments.path_of(reference): reference for reference in references(outcome.data, outcome.layout)}
+            found = segments_in(outcome.data, outcome.layout)
         except ValueError:  # who opens it will say so
             outcome.is_kept = False
             return
@@ -189,6 +189,6 @@ def _paths(message: Task | Outcome) -> list[str]:
     if not message.layout:
         return []
     try:
-        return [segments.path_of(reference)[0] for reference in references(message.data, message.layout)]
+        return [path for path, _ in segments_in(message.data, message.layout)]
     except ValueError:  # who opens it will say so
         return []

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from hpcpool.processes.incoming import Incoming
-from hpcpool.wire import segments
 from hpcpool.wire.messages import Drop, Fetch, Fetched, Outcome, Struct
-from hpcpool.wire.packing import discard, references
+from hpcpool.wire.packing import discard, segments_in
 from hpcpool.wire.segments import Buffer, Segment, SegmentStore
 
 
@@ -110,8 +109,7 @@ class KeptResults:
         if not outcome.is_kept:
             discard(self._store.run_directory, outcome.data, outcome.layout)
         elif self._client is not None:
-            paths = [segments.path_of(reference)[0] for reference in references(outcome.data, outcome.layout)]
-            self._client.tell(Drop(paths))
+            self._client.tell(Drop([path for path, _ in segments_in(outcome.data, outcome.layout)]))
 
     def settle(self) -> bool:
         """The pool is about to end: have all fetched that somebody may still ask for; True when there is none left."""

@@ -23,8 +23,10 @@ def _run() -> None:
         sys.path.append(root)
     role = sys.argv[1] if len(sys.argv) > 1 else ""
     if role == "interchange":
-        directory, *_, census, hosts_node = sys.argv[2:]
-        if hosts_node == "True":  # the fork server of that node may as well load its modules now
+        from hpcpool.processes.start_command import HOSTS_NODE
+
+        directory, _, _, census, *options = sys.argv[2:]
+        if HOSTS_NODE in options:  # the fork server of that node may as well load its modules now
             from hpcpool.processes.fork_server_process import start_ahead
 
             start_ahead(int(census), os.path.join(directory, "fork-server.log"))

@@ -6,6 +6,8 @@ import os
 import sys
 
 _START = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start.py")
+#: Among the arguments of the interchange: it will host a node.
+HOSTS_NODE = "--hosts-node"
 
 
 def start_command(role: str, *arguments: object, executable: str | None = None) -> list[str]:

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from hpcpool.errors import ResultLost
 from hpcpool.wire.failures import pickle_failure, unpickle_payload_error
 from hpcpool.wire.messages import Outcome, Run, Status
-from hpcpool.wire.packing import Payload, kept_pieces
+from hpcpool.wire.packing import Payload, pieces_away
 from hpcpool.wire.payload import is_scalar, unpickle
 from hpcpool.wire.segments import Segment
 
 T = TypeVar("T")
 
 #: A pickle up to this size is kept after the value was taken, so that it can be passed on to later calls unchanged.
-_KEPT_BYTES = 64 * 1024
+_SMALL_BYTES = 64 * 1024
 
 _CANCELLED = (CANCELLED, CANCELLED_AND_NOTIFIED)
 _DONE = (*_CANCELLED, FINISHED)
@@ -65,7 +65,7 @@ def open_result(payload: Payload, name: str, *, is_last: bool) -> tuple[Any, Bas
     try:
         return unpickle(payload, is_last=is_last), None
     except ResultLost:
-        loss = next((piece.loss for piece in kept_pieces(payload) if piece.loss), "lost")
+        loss = next((piece.loss for piece in pieces_away(payload) if piece.loss), "lost")
         return None, ResultLost(f"the result of {name} was {loss}")
     except (Exception, SystemExit) as error:  # noqa: BLE001 - user code in __setstate__ may raise anything
         return None, unpickle_payload_error(pickle_failure(error), f"the result of {name} cannot be unpickled")
@@ -73,7 +73,7 @@ def open_result(payload: Payload, name: str, *, is_last: bool) -> tuple[Any, Bas
 
 def _costs_little(payload: Payload) -> bool:
     """Say whether a payload takes little memory besides the value that was made of it."""
-    if type(payload.data) is Segment or len(payload.data) > _KEPT_BYTES:
+    if type(payload.data) is Segment or len(payload.data) > _SMALL_BYTES:
         return False
     return all(type(buffer) is Segment and buffer.is_view for buffer in payload.buffers)
 
@@ -119,7 +119,7 @@ class TaskFuture(Future[T], Generic[T]):
     #: The result as it came, while it can be passed on as it is.
     _payload: Payload | None = None
     #: It was made to be passed on (`put`, `options(keep=True)`), so `_payload` stays when it has been opened.
-    _is_kept = False
+    _payload_stays = False
     #: Calls that depend on this one have been given `_payload`, so the value must not share memory with it.
     _is_passed_on = False
     #: For a call that failed by its dependencies: the future that failed first, and the names from there to here.
@@ -231,7 +231,12 @@ class TaskFuture(Future[T], Generic[T]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 - breaks the cycle through the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`."""
+        """Return what the call raised, or None, waiting for it if need be; arguments and errors as `result`.
+
+        After None `result()` raises nothing: a result that is kept at its node is fetched for this, and any is opened.
+        """
+        # asyncio relies on that: it asks for the exception first, and if the result then raised, an `await` would
+        # never end.
         try:
             self._wait(timeout)
             if self._is_sealed:
@@ -241,7 +246,7 @@ class TaskFuture(Future[T], Generic[T]):
             self = None  # type: ignore[assignment]  # noqa: PLW0642 - the frames of the error lead here
 
     def _wait(self, timeout_s: float | None) -> None:
-        if self._state == FINISHED and not self._is_kept:
+        if self._state == FINISHED and not self._payload_stays:
             return
         until = None if timeout_s is None else time.monotonic() + timeout_s
         if self._state != FINISHED:
@@ -255,8 +260,8 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _bring(self, until: float | None) -> None:
         """Have a result that was kept where it was made brought here; `TimeoutError` if that takes longer."""
-        if self._is_kept and (payload := self._payload) is not None:
-            for piece in kept_pieces(payload):
+        if self._payload_stays and (payload := self._payload) is not None:
+            for piece in pieces_away(payload):
                 piece.bring(until)
 
     # -- for the client --
@@ -267,12 +272,12 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _stand_for(self, payload: Payload) -> None:
         """Finish as what a user has put."""
-        self._keep()
+        self._keep_payload()
         self._complete(None, payload, None)
 
-    def _keep(self) -> None:
+    def _keep_payload(self) -> None:
         """Have the result stay as it comes, for calls that depend on it."""
-        self._is_kept = self._is_passed_on = True
+        self._payload_stays = self._is_passed_on = True
 
     def _finish(self, opener: Opener, outcome: Outcome | None = None) -> bool:
         """Fail the future with what `opener` will give; False if it was cancelled (or completed) before."""
@@ -341,7 +346,7 @@ class TaskFuture(Future[T], Generic[T]):
     def _has_failed(self) -> bool:
         """Whether it finished without a result, as far as can be said without opening the result."""
         with _quick[0]:
-            if self._is_kept and self._payload is not None and any(p.loss for p in kept_pieces(self._payload)):
+            if self._payload_stays and self._payload is not None and any(p.loss for p in pieces_away(self._payload)):
                 return True
             return self._state in _CANCELLED or (self._opener if self._is_sealed else self._error) is not None
 
@@ -384,7 +389,7 @@ class TaskFuture(Future[T], Generic[T]):
 
     def _unseal(self) -> None:
         """Open the outcome, once: in the first thread that asks, while others wait for it."""
-        if self._is_kept:  # before others can wait for this thread: it may be they who have to hear of it
+        if self._payload_stays:  # before others can wait for this thread: it may be they who have to hear of it
             self._bring(None)
         me = threading.get_ident()
         with _quick[0]:
@@ -424,12 +429,12 @@ class TaskFuture(Future[T], Generic[T]):
             if payload is None:
                 return
             is_shared = self._is_passed_on
-            if not (is_kept := self._is_kept or _costs_little(payload)):
+            if not (stays := self._payload_stays or _costs_little(payload)):
                 self._payload = None
         try:
             # The user may change a value that shares memory with its buffers; other calls are to get it as it came.
             own = _own(payload) if is_shared else payload
-            self._value, self._error = open_result(own, self._name, is_last=not (is_shared or is_kept))
+            self._value, self._error = open_result(own, self._name, is_last=not (is_shared or stays))
         except BaseException:
             self._payload = payload
             raise

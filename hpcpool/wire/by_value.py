@@ -28,7 +28,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _private
 
 from hpcpool.wire import anew, classes, reducers
-from hpcpool.wire.importable import has_registered_modules, is_importable
+from hpcpool.wire.importable import SPAWNED_MAIN, has_registered_modules, is_importable
 
 _MISSING = object()
 #: The name under which the tokens travel in a function's state.
@@ -83,14 +83,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             packed = self._packed(obj, self._packs)
             if packed is not None:
                 return packed
-        reduced = super().reducer_override(obj)
+        reduced = self._reduced(obj)
         if reduced is NotImplemented:
             return reduced
         if isinstance(obj, types.FunctionType):
             if len(reduced) == 6:  # by value
                 make, arguments, (attributes, slots), _, _, set_state = reduced
                 slots = self._with_recipes(slots)
-                if obj.__globals__ is _main_globals():
+                if _is_mains(obj.__globals__):
                     slots, set_state = self._with_tokens(slots), _set_main_function_state
                 return (make, arguments, (attributes, slots), None, None, set_state)
         elif isinstance(obj, type) and len(reduced) == 6 and reduced[5] is _private._class_setstate:
@@ -104,6 +104,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 arguments = (kind, name, bases, {**namespace, "__slots__": vars(obj)["__slots__"]}, *others)
             return (make, arguments, self._with_token(state), None, None, _set_class_state)
         return reduced
+
+    def _reduced(self, obj: Any) -> Any:
+        """Return what cloudpickle would, were `__mp_main__` to it what `__main__` is."""
+        if isinstance(obj, types.FunctionType):
+            if obj.__module__ == SPAWNED_MAIN:
+                return self._dynamic_function_reduce(obj)
+        elif issubclass(type(obj), type) and obj.__module__ == SPAWNED_MAIN:
+            return _private._dynamic_class_reduce(obj)
+        return super().reducer_override(obj)
 
     def _packed(self, cls: type, packs: dict[str, classes.Pack]) -> Any:
         """Return how a class is opened from a pack, if it goes by value and has one."""
@@ -140,7 +149,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _function_getnewargs(self, func: Any) -> Any:
         code, base_globals, *rest = super()._function_getnewargs(func)
-        if func.__globals__ is _main_globals():
+        if _is_mains(func.__globals__):
             base_globals = _MainNamespace()
         return (code, base_globals, *rest)
 
@@ -154,6 +163,11 @@ class _MainNamespace:
 
 def _main_globals() -> dict[str, Any]:
     return sys.modules["__main__"].__dict__
+
+
+def _is_mains(namespace: dict[str, Any]) -> bool:
+    """Say whether this is the namespace of the program's functions. A spawned child's `__main__` is a copy of that."""
+    return namespace is _main_globals() or namespace.get("__name__") == SPAWNED_MAIN
 
 
 def _pickle_in_full(cls: type) -> tuple[bytes, list[type]]:

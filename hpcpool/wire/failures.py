@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import tblib
 
 from hpcpool.errors import PayloadError, RemoteError
+from hpcpool.wire.importable import MAINS
 from hpcpool.wire.packing import Payload
 from hpcpool.wire.payload import pickle_value, unpickle
 
@@ -181,7 +182,7 @@ def _carriable(value: Any) -> Any:
 
 def _name(error: BaseException) -> str:
     kind = type(error)
-    if kind.__module__ in ("builtins", "__main__"):
+    if kind.__module__ == "builtins" or kind.__module__ in MAINS:
         return kind.__qualname__
     return f"{kind.__module__}.{kind.__qualname__}"
 

@@ -67,6 +67,12 @@ class PutFile(Struct, tag=4):
     is_executable: bool = False
 
 
+class SeePlace(Struct, tag=6):
+    """May the node make this file of the client?"""
+
+    path: str
+
+
 class FileSeen(Struct, tag=10):
     """The file is there."""
 
@@ -84,7 +90,7 @@ class FolderSeen(Struct, tag=12):
 
 
 class Ready(Struct, tag=13):
-    """The content follows, or may follow."""
+    """The content follows, or may follow, or may be made."""
 
     is_executable: bool = False
 
@@ -112,7 +118,7 @@ class Differs(Struct, tag=17):
     text: str
 
 
-Request = Greeting | SeeFile | SeeFolder | GetFile | PutFile
+Request = Greeting | SeeFile | SeeFolder | SeePlace | GetFile | PutFile
 Answer = FileSeen | FileAbsent | FolderSeen | Ready | End | Done | Refusal | Differs
 _decoder: msgspec.msgpack.Decoder[Request | Answer] = msgspec.msgpack.Decoder(Request | Answer)
 _encode = msgspec.msgpack.Encoder().encode

@@ -8,6 +8,10 @@ from typing import Any
 from cloudpickle import cloudpickle as _private
 
 _MISSING = object()
+#: In a child that multiprocessing has started without a fork, the program's own module has another name.
+SPAWNED_MAIN = "__mp_main__"
+#: The names of the module that is the user's program. No other process can import it.
+MAINS = frozenset({"__main__", SPAWNED_MAIN})
 
 
 def has_registered_modules() -> bool:
@@ -16,9 +20,9 @@ def has_registered_modules() -> bool:
 
 
 def is_importable(obj: Any) -> bool:
-    """Say whether a function or class can be found again by its module and name, outside `__main__`."""
+    """Say whether a function or class can be found again by its module and name, outside the user's program."""
     module_name = getattr(obj, "__module__", None)
-    if module_name == "__main__" or not isinstance(module_name, str):
+    if not isinstance(module_name, str) or module_name in MAINS:
         return False
     found: Any = sys.modules.get(module_name, _MISSING)
     for part in getattr(obj, "__qualname__", "<nameless>").split("."):
@@ -30,7 +34,7 @@ def name_to_import(function: Any) -> str | None:
     """Return the module:name by which `find` finds a function again; None if it is not that simple."""
     module_name, name = function.__module__, function.__qualname__
     module = sys.modules.get(module_name)
-    if module is None or module_name == "__main__" or getattr(module, name, None) is not function:
+    if module is None or module_name in MAINS or getattr(module, name, None) is not function:
         return None
     return f"{module_name}:{name}"
 

@@ -111,6 +111,14 @@ def references(data: Buffer, layout: Sequence[int]) -> list[bytes]:
     return found
 
 
+def segments_in(data: Buffer, layout: Sequence[int]) -> dict[tuple[str, int], bytes]:
+    """Return the segments among the pieces of packed payloads: path and bytes of each, and the reference to it.
+
+    Raises ValueError as `unpack`.
+    """
+    return {segments.path_of(reference): reference for reference in references(data, layout)}
+
+
 def discard(run_directory: str, data: Buffer, layout: Sequence[int]) -> None:
     """Remove the segments of packed payloads that nobody will get."""
     _each_reference(segments.discard, run_directory, data, layout)
@@ -142,7 +150,7 @@ def localised(payload: Payload, store: SegmentStore) -> Payload:
     return Payload(data, buffers)
 
 
-def kept_pieces(payload: Payload) -> list[Segment]:
+def pieces_away(payload: Payload) -> list[Segment]:
     """Return the segments of a payload whose content is on another host, or was."""
     return [piece for piece in (payload.data, *payload.buffers) if type(piece) is Segment and piece.is_away]
 

@@ -35,8 +35,8 @@ _LARGEST_INT = 1 << 256
 #: The same for functions that are found by their names.
 _BY_NAME = frozenset({types.FunctionType, types.BuiltinFunctionType})
 
-#: In a pickle: something of `__main__` by reference, which a worker could not follow.
-_MAIN = b"__main__"
+#: In a pickle: something of `__main__` (or `__mp_main__`) by reference, which a worker could not follow.
+_MAIN = b"_main__"
 #: The module of pipe ends. Plain pickle copies the number of a descriptor, which is another one in a worker.
 _PIPES = "multiprocessing.connection"
 _PIPES_BYTES = _PIPES.encode()

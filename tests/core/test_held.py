@@ -7,25 +7,7 @@ import pytest
 from hpcpool.core.leases import Dropped
 from hpcpool.core.needs import Needs, Shape
 from hpcpool.core.scheduler import Scheduler
-
-A, B = b"a", b"b"
-
-
-def scheduler(**managers: tuple[int, int]) -> Scheduler:
-    """A scheduler with managers of so many slots, and tasks in all."""
-    made = Scheduler(3, True)
-    for name, (slots, limit) in managers.items():
-        made.manager_joined(name.encode(), slots, limit)
-    return made
-
-
-def submit(made: Scheduler, *tasks: int, home: bytes | None = None) -> None:
-    for task in tasks:
-        made.submitted(task, 0, 1, home=home)
-
-
-def leases(made: Scheduler) -> dict[bytes, list[int]]:
-    return {batch.manager: batch.tasks for batch in made.dispatch() if batch.tasks}
+from tests.core.schedulers import A, B, leases, scheduler, submit
 
 
 @pytest.fixture

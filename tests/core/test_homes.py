@@ -9,25 +9,7 @@ from hpcpool.core.leases import Batch, Request
 from hpcpool.core.needs import Needs, Shape
 from hpcpool.core.scheduler import Scheduler
 from tests.core.counting import count_calls
-
-A, B, C = b"a", b"b", b"c"
-
-
-def scheduler(**managers: tuple[int, int]) -> Scheduler:
-    """A scheduler with managers of so many slots, and tasks in all."""
-    made = Scheduler(3, True)
-    for name, (slots, limit) in managers.items():
-        made.manager_joined(name.encode(), slots, limit)
-    return made
-
-
-def submit(made: Scheduler, *tasks: int, home: bytes | None = None, priority: int = 0) -> None:
-    for task in tasks:
-        made.submitted(task, priority, 1, home=home)
-
-
-def leases(made: Scheduler) -> dict[bytes, list[int]]:
-    return {batch.manager: batch.tasks for batch in made.dispatch() if batch.tasks}
+from tests.core.schedulers import A, B, C, leases, scheduler, submit
 
 
 def test_a_task_goes_to_its_home_whoever_else_is_free():

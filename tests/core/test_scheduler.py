@@ -10,26 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hpcpool.core.leases import Batch, Dropped, Reason, Request
 from hpcpool.core.scheduler import Scheduler
 from tests.core.counting import count_calls
-
-A, B, C = b"a", b"b", b"c"
-
-
-def scheduler(loss_limit: int = 3, rerun_lost: bool = True, **managers: tuple[int, int]) -> Scheduler:
-    """A scheduler with managers of so many slots, and tasks in all."""
-    made = Scheduler(loss_limit, rerun_lost)
-    for name, (slots, limit) in managers.items():
-        made.manager_joined(name.encode(), slots, limit)
-    return made
-
-
-def submit(made: Scheduler, *tasks: int, priority: int = 0, crash_limit: int = 1) -> None:
-    for task in tasks:
-        made.submitted(task, priority, crash_limit)
-
-
-def leases(made: Scheduler) -> dict[bytes, list[int]]:
-    return {batch.manager: batch.tasks for batch in made.dispatch()}
-
+from tests.core.schedulers import A, B, C, leases, scheduler, submit
 
 # -- leasing
 

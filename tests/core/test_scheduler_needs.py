@@ -8,8 +8,7 @@ from hpcpool.core.leases import Batch, Dropped, Reason, Request
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape
 from hpcpool.core.placement import GRACE_S, Asked
 from hpcpool.core.scheduler import DRAIN_S, Scheduler
-
-A, B, C, D = b"a", b"b", b"c", b"d"
+from tests.core.schedulers import A, B, C, D, leases, submit
 
 
 def scheduler(*pools: str, **slots: int) -> Scheduler:
@@ -22,15 +21,6 @@ def scheduler(*pools: str, **slots: int) -> Scheduler:
 
 def join(made: Scheduler, name: bytes, slots: int, pool: str = "default", block: str = "b-0", **shape: int) -> None:
     made.manager_joined(name, slots, 2 * slots, pool, block, Shape(slots, **shape))
-
-
-def submit(made: Scheduler, *tasks: int, priority: int = 0, time_s: float = 0.0, **needs: int | str) -> None:
-    for task in tasks:
-        made.submitted(task, priority, 1, Needs(**needs) if needs else None, time_s)
-
-
-def leases(made: Scheduler, now: float = 0.0) -> dict[bytes, list[int]]:
-    return {batch.manager: batch.tasks for batch in made.dispatch(now)}
 
 
 # -- wide tasks

@@ -262,6 +262,24 @@ def test_errors_are_not_kept_and_values_that_cannot_be_opened_say_so():
         assert isinstance(view.submit(OpensHere).exception(PATIENCE_S), PayloadError)
 
 
+def test_a_coroutine_that_awaits_what_is_lost_or_cannot_be_opened_hears_of_it():
+    """It asks for the exception first, and would wait for ever if the result then raised one."""
+    with executor(hosts("a", "b")) as pool:
+        pool.wait_for_workers(2, PATIENCE_S)
+        view = pool.options(pool="a", keep=True)
+        kept, unopenable = view.submit(ones), view.submit(OpensHere)
+        wait([kept, unopenable], PATIENCE_S)
+
+        async def await_all(*futures) -> list[object]:
+            awaited = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
+            return await asyncio.wait_for(awaited, PATIENCE_S)
+
+        (error,) = asyncio.run(await_all(unopenable))
+        assert isinstance(error, PayloadError)
+        lose("a")
+        assert [type(error) for error in asyncio.run(await_all(kept, unopenable))] == [ResultLost, PayloadError]
+
+
 def test_what_is_cancelled_or_forgotten_leaves_nothing(tmp_path):
     with executor(hosts("a")) as pool:
         files = Files("a")

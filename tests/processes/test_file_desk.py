@@ -32,6 +32,7 @@ from hpcpool.wire.file_transfer import (
     Request,
     SeeFile,
     SeeFolder,
+    SeePlace,
 )
 from tests.live.processes import until
 
@@ -147,6 +148,26 @@ def test_the_probe_of_a_node_tells_whether_the_folder_is_the_same(line, tmp_path
     assert ask(line, SeeFolder(str(tmp_path), "probe")) == FolderSeen(True)
     assert ask(line, SeeFolder(str(tmp_path), "other")) == FolderSeen(False)
     assert ask(line, SeeFolder(str(tmp_path))) == FolderSeen(False)
+
+
+def test_whether_a_file_can_be_made_is_told_before_it_is(line, tmp_path, monkeypatch):
+    (tmp_path / "y").touch()
+    (tmp_path / "away").symlink_to(tmp_path / "none" / "y")
+    os.mkfifo(tmp_path / "pipe")
+    for name, expected in {
+        "y": None,
+        "new": None,
+        "away": errno.ENOENT,
+        "none/y": errno.ENOENT,
+        "pipe": errno.EINVAL,
+    }.items():
+        answer = ask(line, SeePlace(str(tmp_path / name)))
+        assert answer == Ready() if expected is None else answer.errno == expected, name
+    assert ask(line, SeePlace(str(tmp_path))).errno == errno.EISDIR
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path / "y"))  # to root nothing is read-only
+    assert f"{tmp_path}/y cannot be written on" in ask(line, SeePlace(str(tmp_path / "y"))).text
+    monkeypatch.setattr(os, "access", lambda path, mode: path != str(tmp_path))
+    assert f"no file can be made in {tmp_path} on" in ask(line, SeePlace(str(tmp_path / "new"))).text
 
 
 # Reading

@@ -259,6 +259,16 @@ def test_a_folder_that_is_missing_is_told_before_the_call_does_its_work(pool, ho
         pool.submit(write, File("none/y"), b"").result(PATIENCE_S)
 
 
+def test_a_file_that_cannot_be_replaced_is_told_before_the_call_does_its_work(pool, home, tmp_path):
+    pool.submit(write, File("y"), b"").result(PATIENCE_S)  # the node knows the folder
+    os.mkfifo(home / "pipe")
+    worked = tmp_path / "worked"
+    command = pool.bash("touch {worked}; echo x > {out}", worked=worked, out=File("pipe", output=True))
+    with pytest.raises(OSError, match=f"{home}/pipe cannot be written on .*: it is no regular file"):
+        command.result(PATIENCE_S)
+    assert not worked.exists()
+
+
 def test_an_output_that_has_another_hash_than_it_must_have_is_not_kept(pool, home):
     with pytest.raises(FileMismatch, match=f"{home}/y has the SHA-256 hash"):
         pool.submit(write, File("y", sha256="0" * 64), b"x").result(PATIENCE_S)

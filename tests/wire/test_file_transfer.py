@@ -31,6 +31,7 @@ from hpcpool.wire.file_transfer import (
     Refusal,
     SeeFile,
     SeeFolder,
+    SeePlace,
 )
 from hpcpool.wire.messages import MessageError
 
@@ -39,6 +40,7 @@ MESSAGES = [
     SeeFile("/x", (1, 2**62)),
     SeeFile("/x"),
     SeeFolder("/", ".probe"),
+    SeePlace("/x"),
     GetFile("/ä", (0, 0)),
     PutFile("/x", 2**40, True),
     FileSeen((1, 2)),

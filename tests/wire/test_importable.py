@@ -6,11 +6,12 @@ import importlib
 import json.decoder
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
 
-from hpcpool.wire.importable import find, name_to_import
+from hpcpool.wire.importable import find, is_importable, name_to_import
 
 MODULE = """
 import sys
@@ -24,6 +25,16 @@ def test_a_function_is_found_in_a_module_of_a_package():
     name = name_to_import(json.decoder.py_scanstring)
     assert name is not None
     assert find(name) is json.decoder.py_scanstring
+
+
+@pytest.mark.parametrize("name", ["__main__", "__mp_main__"])
+def test_the_program_itself_cannot_be_imported(name: str, monkeypatch: pytest.MonkeyPatch):
+    program = types.ModuleType(name)
+    exec("def function(): pass\nclass Class: pass", program.__dict__)
+    monkeypatch.setitem(sys.modules, name, program)
+    assert not is_importable(program.function)
+    assert not is_importable(program.Class)
+    assert name_to_import(program.function) is None
 
 
 def test_what_another_thread_is_importing_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -180,13 +180,13 @@ class ManagerProcess:
 
     def _on_break(self) -> None:
         self._loop.remove(self._stream)
-        self._is_connected = False
+        self._is_connected = self._is_full = False
         if self._stream.trouble:
             log.error("block=%s connection lost: %s", self._block, self._stream.trouble)
         if self._redialling is None or self._manager.is_leaving:
             self._manager.interchange_ended()
         else:
-            log.warning("block=%s the tunnel to the interchange broke, which is dialled again", self._block)
+            log.warning("block=%s the tunnel to the interchange is broken: it is dialled again", self._block)
             stream = cast(LastingStream, self._stream)
             stream.break_off()
             self._redialling.begin(stream.received)
@@ -243,8 +243,14 @@ class ManagerProcess:
             self._last_heard = now
         elif now >= self._heartbeat_at:
             self._last_asked = self._last_sent = now
-            if self._is_connected:
+            if self._is_connected and self._seems_broken(now):
+                self._on_break()
+            elif self._is_connected:
                 self._say([Heartbeat()], [])
+
+    def _seems_broken(self, now: float) -> bool:
+        """Whether a tunnel carries nothing any more: the system may take a quarter of an hour to notice."""
+        return self._redialling is not None and now - self._last_heard > self._heartbeat_timeout_s / 2
 
     def _close(self) -> None:
         if self._redialling is not None:

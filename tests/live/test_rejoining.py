@@ -91,6 +91,17 @@ def test_results_that_are_on_their_way_when_it_breaks_arrive(way, tmp_path):
         assert runs(noted) == list(range(3000))
 
 
+def test_a_tunnel_that_carries_nothing_any_more_is_given_up_in_time(way, tmp_path):
+    noted = tmp_path / "noted"
+    with executor(way.config(heartbeat_timeout_s=10.0)) as pool:
+        first = manager()
+        way.freeze_all()
+        futures = [pool.submit(note_and_add, noted, n) for n in range(100)]
+        assert [future.result(PATIENCE_S) for future in futures] == list(range(1, 101))
+        assert runs(noted) == list(range(100))
+        assert manager().pid == first.pid
+
+
 def test_a_cut_off_call_can_be_killed_and_a_kept_result_fetched_when_it_is_back(way, tmp_path):
     gate, started = tmp_path / "gate", tmp_path / "started"
     with executor(way.config()) as pool:

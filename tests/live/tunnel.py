@@ -59,6 +59,7 @@ class Tunnel:
         (folder / "port").write_text(str(self.port))
         #: The two ends of each connection, by both: the interchange's and the manager's.
         self._others: dict[socket.socket, socket.socket] = {}
+        self._frozen: list[socket.socket] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -80,6 +81,10 @@ class Tunnel:
         """Break what is connected: managers see an end, as of an sshd that has ended, the interchange a reset."""
         self._do(self._break_all)
 
+    def freeze_all(self) -> None:
+        """Carry nothing any more of what is connected, and tell nobody, as when a network is gone."""
+        self._do(self._freeze_all)
+
     def shut(self) -> None:
         """Break everything and let nobody in, until it is opened again."""
         self._do(self._shut)
@@ -94,7 +99,7 @@ class Tunnel:
         self._is_closed = True
         self._do(lambda: None)
         self._thread.join()
-        for end in (self._woken, self._wake):
+        for end in (self._woken, self._wake, *self._frozen):
             end.close()
         self._selector.close()
 
@@ -153,6 +158,12 @@ class Tunnel:
         for end in list(self._others):
             self._selector.unregister(end)
             end.close()
+        self._others.clear()
+
+    def _freeze_all(self) -> None:
+        for end in self._others:
+            self._selector.unregister(end)
+        self._frozen += self._others
         self._others.clear()
 
     def _shut(self) -> None:

@@ -65,9 +65,10 @@ class Streams:
         cast(LastingStream, stream).break_off()
 
     def go_on(self, name: bytes, fresh: Stream, has_had: int, on_messages: OnMessages) -> None:
-        """Go on over another connection; arguments as of `LastingStream.go_on` and of `add`."""
-        self.cut_off(name)  # it may not have seen yet that the old one is broken
+        """Go on over another connection; arguments and errors as of `LastingStream.go_on`, the last as of `add`."""
         stream = cast(LastingStream, self._streams[name])
+        stream.confirmed(has_had)
+        self.cut_off(name)  # it may not have seen yet that the old one is broken
         stream.go_on(fresh, has_had)
         self._loop.add(stream, functools.partial(self._on_ready, name, stream, on_messages))
         self._watch_writes(name, stream)

@@ -65,6 +65,15 @@ class LastingStream(Stream):
         self.close()
         self._unsent.clear()
 
+    def confirmed(self, has_had: int) -> None:
+        """The other side has had so many messages: they need not be kept. `MessageError` if that cannot be."""
+        count = has_had - self._confirmed
+        if not 0 <= count <= len(self._unconfirmed):
+            raise MessageError(f"{has_had} messages confirmed, of {self._confirmed + len(self._unconfirmed)}")
+        for _ in range(count):
+            self._unconfirmed.popleft()
+        self._confirmed = has_had
+
     def go_on(self, fresh: Stream, has_had: int | None = None) -> None:
         """Go on over the connection of another stream, which is of no use by itself any more.
 
@@ -73,38 +82,29 @@ class LastingStream(Stream):
             has_had: how many messages the other side has had; None: it will say so itself, before all else.
 
         Raises:
-            MessageError: it cannot have had so many.
+            MessageError: it cannot have had so many; then nothing has changed.
         """
+        if has_had is not None:
+            self.confirmed(has_had)
         self.break_off()
         self._take_over(fresh)
         self._is_waiting = has_had is None
         if has_had is not None:
             self._confirm()
-            self._go_on_after(has_had)
+            self._send_again()
 
     def _on_confirmation(self, header: bytes) -> None:
         if len(header) != _CONFIRMATION.size:
             raise MessageError(f"a confirmation of {len(header)} bytes")
         _, has_had = _CONFIRMATION.unpack(header)
+        self.confirmed(has_had)
         if self._is_waiting:
             self._is_waiting = False
-            self._go_on_after(has_had)
-        else:
-            self._forget(has_had)
+            self._send_again()
 
-    def _go_on_after(self, has_had: int) -> None:
-        self._forget(has_had)
+    def _send_again(self) -> None:
         for header, frames in self._unconfirmed:
             super().send(header, frames)
-
-    def _forget(self, has_had: int) -> None:
-        """The first so many messages have come: they need not be kept."""
-        count = has_had - self._confirmed
-        if not 0 <= count <= len(self._unconfirmed):
-            raise MessageError(f"{has_had} messages confirmed, of {self._confirmed + len(self._unconfirmed)}")
-        for _ in range(count):
-            self._unconfirmed.popleft()
-        self._confirmed = has_had
 
     def _confirm(self) -> None:
         self._untold_messages = self._untold_bytes = 0

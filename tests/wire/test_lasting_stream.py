@@ -120,7 +120,11 @@ def test_the_other_side_cannot_have_had_what_was_not_sent(has_had):
         fresh, other = map(Stream, socket.socketpair())
         with pytest.raises(MessageError, match="messages confirmed, of 1"):
             pair.ends[0].go_on(fresh, has_had)
-        other.close()
+        for end in (fresh, other):
+            end.close()
+        pair.send(0, header(2))
+        pair.settle()
+        assert pair.came[1] == [(header(1), []), (header(2), [])], "nothing has changed"
 
 
 def test_confirmations_that_make_no_sense_are_malformed_messages():

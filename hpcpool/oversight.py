@@ -59,7 +59,7 @@ def _pool_status(state: str, waiting: int, tasks: int, report: StatusReport, now
             for p in report.node_pools
         ),
         tuple(_block_status(block, now) for block in report.blocks),
-        tuple(NodeStatus(node.host, node.block, node.slots, node.running) for node in report.nodes),
+        tuple(NodeStatus(node.host, node.block, node.slots, node.running, node.is_cut_off) for node in report.nodes),
         now,
     )
 

@@ -48,13 +48,15 @@ class BlockStatus:
 class NodeStatus:
     """A node whose manager is there.
 
-    Attributes: `host`, `block`, `slots` (calls that it can run at once), `running` (calls that have a slot).
+    Attributes: `host`, `block`, `slots` (calls that it can run at once), `running` (calls that have a slot),
+    `is_cut_off` (its tunnel is broken, and it has not come back yet).
     """
 
     host: str
     block: str
     slots: int
     running: int
+    is_cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,10 @@ class PoolStatus:
         return rows
 
     def _node_rows(self) -> list[Sequence[str]]:
-        rows: list[Sequence[str]] = [("NODE", "BLOCK", "WORKERS", "RUNNING")]
-        rows += [(node.host, node.block, str(node.slots), str(node.running)) for node in self.nodes]
+        rows: list[Sequence[str]] = [("NODE", "BLOCK", "WORKERS", "RUNNING", "")]
+        for node in self.nodes:
+            note = "cut off" if node.is_cut_off else ""
+            rows.append((node.host, node.block, str(node.slots), str(node.running), note))
         return rows
 
 

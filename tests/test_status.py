@@ -16,22 +16,23 @@ def test_a_status_prints_as_tables():
             BlockStatus("cpu-2", "cpu", "4711", "serving", "", 4000.0, 61.0, NOW + 90061),
             BlockStatus("cpu-3", "cpu", "", "queued?", "Priority", 5.0, None, None),
         ),
-        nodes=(NodeStatus("n0412", "cpu-2", 4, 3),),
+        nodes=(NodeStatus("n0412", "cpu-2", 4, 3), NodeStatus("n0413", "cpu-2", 4, 0, is_cut_off=True)),
         at=NOW,
     )
     assert str(status) == "\n".join(
         [
-            "pool open; calls: 3 running, 20 pending, 1 waiting for others; 4 workers",
+            "pool open; calls: 3 running, 20 pending, 1 waiting for others; 8 workers",
             "",
             "NODE POOL  PROVIDER  BLOCKS  LIMITS  ORDERED  STARTED",
             "cpu        slurm     2       0..10   -        4",
             "",
             "BLOCK  JOB   STATE    AGE       RUNS      LEFT        NODES  REASON",
-            "cpu-2  4711  serving  01:06:40  00:01:01  1-01:01:01  1      -",
+            "cpu-2  4711  serving  01:06:40  00:01:01  1-01:01:01  2      -",
             "cpu-3  -     queued?  00:00:05  -         -           0      Priority",
             "",
             "NODE   BLOCK  WORKERS  RUNNING",
             "n0412  cpu-2  4        3",
+            "n0413  cpu-2  4        0        cut off",
             "",
             "last failure in cpu: block cpu-1 failed, NODE_FAIL",
         ]

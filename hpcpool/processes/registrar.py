@@ -87,7 +87,7 @@ def ending(task: Task, reason: Reason, text: str, host: str, scheduler: Schedule
 def nodes(managers: Mapping[bytes, Peer], scheduler: Scheduler) -> list[NodeState]:
     """Return all nodes, for who asks how the pool is."""
     return [
-        NodeState(peer.hello.host, peer.block, peer.slots, min(peer.slots, scheduler.held_by(name)))
+        NodeState(peer.hello.host, peer.block, peer.slots, min(peer.slots, scheduler.held_by(name)), peer.is_cut_off)
         for name, peer in managers.items()
         if peer.registered
     ]

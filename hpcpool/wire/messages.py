@@ -320,6 +320,7 @@ class NodeState(Struct):
     block: str
     slots: int
     running: int
+    is_cut_off: bool = False
 
 
 class BlockState(Struct):

@@ -64,6 +64,7 @@ def test_calls_run_on_while_the_tunnel_is_broken_and_none_runs_twice(way, tmp_pa
         until(started.exists)
         way.shut()
         until(lambda: "cut off" in log(), "the interchange sees that it is broken")
+        assert [node.is_cut_off for node in pool.status().nodes] == [True]
         later = [pool.submit(note_and_add, noted, n) for n in range(100)]
         gate.touch()
         way.open()
@@ -72,6 +73,7 @@ def test_calls_run_on_while_the_tunnel_is_broken_and_none_runs_twice(way, tmp_pa
         assert runs(noted) == list(range(100))
         assert running.info.attempt == 1
         assert "back over another connection" in log()
+        assert [node.is_cut_off for node in pool.status().nodes] == [False]
 
 
 def test_results_that_are_on_their_way_when_it_breaks_arrive(way, tmp_path):

@@ -3,6 +3,9 @@
 Each direction holds at most one chunk. While that cannot be passed on nothing more is read, so a slow reader slows down
 its writer and nobody else. A channel has a descriptor that tells of data to read; that it takes data again is told by
 the condition that paramiko notifies when the other side has made room.
+
+Only what the other side has ended in order ends in order here. Whatever else ends a channel, above all a lost SSH
+connection, is a reset of the socket: its reader must not take a cut for an end.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import logging
 import os
 import selectors
 import socket
+import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -27,6 +32,11 @@ _CHUNK_BYTES = 64 * 1024
 _CONNECT_TIMEOUT_S = 5.0
 #: Should paramiko ever stop to notify when a channel has room again, this is how late we see it.
 _STALLED_S = 0.1
+#: How long a channel that was closed without an EOF may belong to a connection that lives, until that is believed: when
+#: paramiko's thread ends it closes the channels first, and then says that it has ended. OpenSSH always sends an EOF.
+_DOUBT_S = 0.5
+#: `SO_LINGER` of 0 s: closing is a reset.
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Pump:
@@ -78,17 +88,17 @@ class Pump:
             self._write_wake()
         self._thread.join()
         for channel in self._arrived:
-            channel.close()
+            _close(channel)
         os.close(self._wake_up)
         os.close(self._wake)
 
     def _run(self) -> None:
         while not self._is_closing:
-            timeout_s = _STALLED_S if any(pair.is_stalled for pair in self._pairs) else None
+            timeout_s = _STALLED_S if any(pair.needs_looks for pair in self._pairs) else None
             ready = {id(key.data): key.data for key, _ in self._selector.select(timeout_s) if key.data is not None}
             self._drain_wake_up()
             self._connect_arrived()
-            moved = {**ready, **{id(pair): pair for pair in self._pairs if pair.is_stalled}}
+            moved = {**ready, **{id(pair): pair for pair in self._pairs if pair.needs_looks}}
             for pair in moved.values():
                 if pair.step():
                     self._watch(pair)
@@ -111,7 +121,7 @@ class Pump:
                 stream = socket.create_connection(self._target, timeout=_CONNECT_TIMEOUT_S)
             except OSError as error:
                 logger.warning("no connection to %s:%d for a tunnel: %s", *self._target, error)
-                channel.close()
+                _close(channel)
                 continue
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             pair = _Pair(channel, stream)
@@ -162,17 +172,19 @@ class _Pair:
         #: Read and not yet passed on.
         self._to_stream = memoryview(b"")
         self._to_channel = memoryview(b"")
-        #: Nothing more comes from this side, and the other side has been told.
+        #: Nothing more comes from this side, which has ended in order, and the other side has been told.
         self._channel_ended = self._stream_ended = False
+        #: Until when (monotonic clock) the end of the channel may turn out to be that of the connection.
+        self._doubt_until: float | None = None
 
     @property
-    def is_stalled(self) -> bool:
-        """True while the channel takes nothing more: no descriptor tells when it does."""
-        return bool(self._to_channel)
+    def needs_looks(self) -> bool:
+        """True while it waits for what no descriptor tells: that the channel takes more, or why it was closed."""
+        return bool(self._to_channel) or self._doubt_until is not None
 
     def interests(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """What to wait for, for each of the two descriptors."""
-        wants_channel = not self._to_stream and not self._channel_ended
+        wants_channel = not self._to_stream and not self._channel_ended and self._doubt_until is None
         wants_stream = not self._to_channel and not self._stream_ended
         stream_events = (selectors.EVENT_READ if wants_stream else 0) | (
             selectors.EVENT_WRITE if self._to_stream else 0
@@ -181,29 +193,49 @@ class _Pair:
 
     def step(self) -> bool:
         """Pass on what can be passed on; False: this pair is over."""
+        import paramiko
+
         try:
             self._channel_to_stream()
             self._stream_to_channel()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             logger.debug("a tunnelled connection broke: %s", error)
             return False
         return not (self._channel_ended and self._stream_ended and not self._to_stream and not self._to_channel)
 
-    def _channel_to_stream(self) -> None:
+    def _channel_to_stream(self) -> bool:
+        """Pass on one chunk at most; True: there may be more."""
         if not self._to_stream and not self._channel_ended:
             try:
                 self._to_stream = memoryview(self.channel.recv(_CHUNK_BYTES))
             except TimeoutError:
-                return
+                return False
             if not self._to_stream:
-                self._channel_ended = True
-                self.stream.shutdown(socket.SHUT_WR)
+                self._end_stream()
+        if not self._to_stream:
+            return False
+        try:
+            self._to_stream = self._to_stream[self.stream.send(self._to_stream) :]
+        except BlockingIOError:
+            return False
+        return not self._to_stream
+
+    def _end_stream(self) -> None:
+        """Pass on that the channel has ended, as soon as it is known to have done so in order.
+
+        Raises:
+            ConnectionResetError: it was cut.
+        """
+        if not self.channel.eof_received:
+            if not self.channel.get_transport().is_active():
+                raise ConnectionResetError("the SSH connection was lost")
+            now = time.monotonic()
+            self._doubt_until = self._doubt_until or now + _DOUBT_S
+            if now < self._doubt_until:
                 return
-        if self._to_stream:
-            try:
-                self._to_stream = self._to_stream[self.stream.send(self._to_stream) :]
-            except BlockingIOError:
-                return
+        self._doubt_until = None
+        self._channel_ended = True
+        self.stream.shutdown(socket.SHUT_WR)
 
     def _stream_to_channel(self) -> None:
         if self.channel.closed:  # what it has brought before is still passed on
@@ -218,9 +250,38 @@ class _Pair:
                 self._stream_ended = True
                 self.channel.shutdown_write()
                 return
-        while self._to_channel and self.channel.send_ready():
-            self._to_channel = self._to_channel[self.channel.send(self._to_channel) :]  # type: ignore[arg-type]
+        self._send()
+
+    def _send(self) -> None:
+        try:
+            while self._to_channel and self.channel.send_ready():
+                self._to_channel = self._to_channel[self.channel.send(self._to_channel) :]  # type: ignore[arg-type]
+        except (OSError, EOFError):
+            if not self.channel.closed:
+                raise  # else the next look sees that, too
 
     def close(self) -> None:
-        self.channel.close()
+        """Close both; the socket in order only if the channel has ended so and all that it brought was passed on."""
+        if self.channel.closed:
+            self._pass_on_the_rest()
+        if self._to_stream or not self._channel_ended:
+            self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.stream.close()
+        _close(self.channel)
+
+    def _pass_on_the_rest(self) -> None:
+        """Pass on what the socket takes at once."""
+        try:
+            while self._channel_to_stream():
+                pass
+        except (OSError, EOFError) as error:
+            logger.debug("a tunnelled connection broke: %s", error)
+
+
+def _close(channel: paramiko.Channel) -> None:
+    import paramiko
+
+    try:
+        channel.close()
+    except (OSError, EOFError, paramiko.SSHException) as error:  # it tells the other side, which may be gone
+        logger.debug("a channel of a tunnel is closed without a word: %s", error)

@@ -113,15 +113,18 @@ class Server:
         self.python_path = python_path
         self.start()
 
-    def connections(self) -> list[psutil.Process]:
-        """The processes that serve connections: not what runs in their sessions."""
+    def processes(self) -> list[psutil.Process]:
+        """Those that serve connections, and what runs in their sessions."""
         if self._process is None:
             return []
         try:
-            below = psutil.Process(self._process.pid).children(recursive=True)
+            return psutil.Process(self._process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        return [process for process in below if _name(process).startswith("sshd")]
+
+    def connections(self) -> list[psutil.Process]:
+        """The processes that serve connections: not what runs in their sessions."""
+        return [process for process in self.processes() if _name(process).startswith("sshd")]
 
     def cut_connections(self) -> None:
         """Kill the processes that serve the connections, as if they had crashed."""

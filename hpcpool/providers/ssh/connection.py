@@ -76,6 +76,10 @@ class Connection:
         """False once it is known to be gone. After a cut this stays true for a while."""
         return all(transport.is_active() for transport in self._transports)
 
+    def wait_for_end(self) -> None:
+        """Return when it is gone, also by `close`."""
+        self.transport.join()  # it is a thread, and ends with those of the hops before it
+
     def open_session(self, timeout_s: float = _CHANNEL_TIMEOUT_S) -> paramiko.Channel:
         """Open a channel for one command, within `timeout_s` or what is usual, whichever is less.
 

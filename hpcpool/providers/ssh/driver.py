@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import posixpath
-import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,14 +18,13 @@ from hpcpool.errors import SSHError
 from hpcpool.providers.base import BlockRequest, JobState, JobStatus, SubmitError, Unreachable
 from hpcpool.providers.ssh.host import PYTHON, Host
 from hpcpool.providers.ssh.host_jobs import Look, Sight
+from hpcpool.providers.ssh.tunnel import candidates
 
 logger = logging.getLogger(__name__)
 
 _THREADS = 16
 #: How long `status` waits for the machines. One that takes longer answers the next time.
 _STATUS_S = 25.0
-#: Ports to try for a tunnel: below those that kernels give out by themselves (from 32768 on).
-_TUNNEL_PORTS = range(20000, 32768)
 _TUNNEL_TRIES = 4
 
 
@@ -64,7 +62,7 @@ class SSHDriver:
 
     def reach(self, port: int) -> Sequence[str]:
         if port not in self._reached:
-            self._reached[port] = tuple(random.sample(_TUNNEL_PORTS, _TUNNEL_TRIES))
+            self._reached[port] = candidates(_TUNNEL_TRIES)
         return [f"127.0.0.1:{there}" for there in self._reached[port]]
 
     def python(self, block_id: str) -> str:

@@ -7,13 +7,13 @@ import ipaddress
 import logging
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh import relay
-from hpcpool.providers.ssh.addresses import seen_from_outside, with_port
+from hpcpool.providers.ssh.addresses import seen_from_outside
 from hpcpool.providers.ssh.connection import Connection, connect, execute
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.remote_shell import command_line, own_output
@@ -35,49 +35,72 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Gateway:
     """Makes one port of this machine reachable on all addresses of a login node.
 
-    Where sshd has `GatewayPorts no` (its default), the tunnel ends at the login node's loopback address; a relay in
-    Python, of the same user, then listens for the nodes.
+    Where sshd has `GatewayPorts no` (its default), the tunnel ends at any port of the login node's loopback address; a
+    relay in Python, of the same user, then listens for the nodes.
 
     Args:
         login: the login node.
         port: the port here, of the loopback address.
+        ports: those that the nodes may know it by. It takes the first that is free.
 
     Raises:
         SSHError: the login node cannot be reached, or allows neither; with what to do.
         ConfigError: `~/.ssh/config` cannot be used.
     """
 
-    def __init__(self, login: SSHLogin, port: int, *, connect: Callable[[SSHLogin], Connection] = connect) -> None:
+    def __init__(
+        self,
+        login: SSHLogin,
+        port: int,
+        ports: Sequence[int],
+        *,
+        connect: Callable[[SSHLogin], Connection] = connect,
+    ) -> None:
+        #: Open as long as the relay is to run: paramiko closes a channel that nobody holds.
+        self._relay: paramiko.Channel | None = None
         with contextlib.ExitStack() as undo:
             self._tunnel = ReverseTunnel(login, ("127.0.0.1", port), bind=ALL_ADDRESSES, connect=connect)
             undo.callback(self._tunnel.close)
             asked = _output_of(self._tunnel.connection, ("cat", "/proc/net/tcp", "/proc/net/tcp6"))
             listened = listening(asked, self._tunnel.port)
-            open_port = self._tunnel.port
             if listened and not any(address.is_unspecified for address in listened):
                 logger.info("%s has GatewayPorts off: a relay listens there", self._tunnel.connection)
-                #: Open as long as the relay is to run: paramiko closes a channel that nobody holds.
-                self._relay, open_port = self._start_relay()
+                self._relay, self.port = self._start_relay(ports)
+            else:
+                self.port = self._move(ports, asked)
             names = _output_of(self._tunnel.connection, ("sh", "-c", "hostname -f; hostname; hostname -I"))
-            #: Where the nodes may reach the port, as `host:port`; never empty.
-            self.addresses = with_port(seen_from_outside(names.split()) or [login.target.host], open_port)
+            #: The names and addresses of the login node, as the nodes may know it; never empty.
+            self.hosts = tuple(seen_from_outside(names.split()) or [login.target.host])
             self._close = undo.pop_all().close
-        logger.info("port %d is reached by %s", port, ", ".join(self.addresses))
+        logger.info("port %d is reached by port %d of %s", port, self.port, ", ".join(self.hosts))
 
-    @property
-    def is_alive(self) -> bool:
-        """False once its connection is known to be gone."""
-        return self._tunnel.is_alive
+    def wait_for_end(self) -> None:
+        """Return when its connection or its relay is gone, also by `close`."""
+        if self._relay is not None:
+            self._relay.status_event.wait()  # set by its exit and by the end of the connection
+        else:
+            self._tunnel.wait_for_end()
 
     def close(self) -> None:
         """End it with all that is connected through it; a second call does nothing."""
         self._close()
 
-    def _start_relay(self) -> tuple[paramiko.Channel, int]:
+    def _move(self, ports: Sequence[int], asked: str) -> int:
+        # What others have for IPv4 only is not asked for: sshd would be content with IPv6.
+        free = [port for port in ports if not listening(asked, port)]
+        if not free:
+            words = f"all ports for a tunnel are in use on {self._tunnel.connection}: {', '.join(map(str, ports))}"
+            raise SSHError(words)
+        self._tunnel.move(free)
+        return self._tunnel.port
+
+    def _start_relay(self, ports: Sequence[int]) -> tuple[paramiko.Channel, int]:
         """Start the relay; it ends with the channel, which is returned with the relay's port."""
+        import paramiko
+
         channel = self._tunnel.connection.open_session()
         channel.settimeout(_ASK_TIMEOUT_S)
-        line = "exec " + shlex.join(("python3", "-c", _RUN_FIRST_LINE, str(self._tunnel.port)))
+        line = "exec " + shlex.join(("python3", "-c", _RUN_FIRST_LINE, *map(str, (self._tunnel.port, *ports))))
         program = Path(relay.__file__).read_text(encoding="utf-8")
         said = b""
         try:
@@ -89,7 +112,7 @@ class Gateway:
                     if re.fullmatch(rb"[0-9]+\n", line):
                         return channel, int(line)
             said += channel.makefile_stderr("rb").read()
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             said += str(error).encode()
         raise SSHError(
             f"nodes cannot reach this program through {self._tunnel.connection}: its sshd lets tunnels listen on the "
@@ -119,12 +142,14 @@ def _listeners(text: str) -> Iterator[tuple[IPAddress, int]]:
 
 def _output_of(connection: Connection, argv: tuple[str, ...]) -> str:
     """What a short command prints, whatever its exit code; empty if it does not end."""
+    import paramiko
+
     channel = connection.open_session()
     with contextlib.closing(channel):
         channel.settimeout(_ASK_TIMEOUT_S)
         try:
             execute(channel, command_line(argv, limit_s=_ASK_TIMEOUT_S), _ASK_TIMEOUT_S)
             return own_output(channel.makefile("rb").read().decode(errors="replace"))
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:
             logger.warning("%s does not answer %s: %s", connection, argv[0], error)
             return ""

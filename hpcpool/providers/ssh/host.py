@@ -5,6 +5,7 @@ Its methods wait for the machine and are called by the threads of a driver; one 
 
 from __future__ import annotations
 
+import functools
 import logging
 import posixpath
 import shlex
@@ -21,6 +22,7 @@ from hpcpool.providers.ssh.host_jobs import Sight
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.node_python import NodePython
 from hpcpool.providers.ssh.runner import SSHRunner
+from hpcpool.providers.ssh.standing import Standing
 from hpcpool.providers.ssh.tunnel import ReverseTunnel
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ Reached: TypeAlias = Mapping[int, Sequence[int]]
 _COMMAND_TIMEOUT_S = 20.0
 #: A machine that allows no tunnel will not do so in the next minutes either.
 _NO_TUNNEL_S = 60.0
+#: A tunnel that was lost just now is most likely back by then.
+_BACK_S = 5.0
 #: Killing looks at all processes of the machine, a few times.
 _KILL_TIMEOUT_S = 60.0
 #: In the folder of a block: a program that becomes the Python of this machine.
@@ -56,8 +60,8 @@ class Host:
         self._lock = threading.Lock()
         #: Once it was, it will be again; a machine that never was may be a slip of the user's.
         self._was_reached = False
-        #: Tunnels by the port here that they lead to.
-        self._tunnels: dict[int, ReverseTunnel] = {}
+        #: Tunnels by the port here that they lead to. There is none where the first attempt has failed.
+        self._tunnels: dict[int, Standing[ReverseTunnel]] = {}
         #: Before this (monotonic clock) no other tunnel is tried.
         self._tunnel_at = 0.0
 
@@ -79,6 +83,8 @@ class Host:
         with self._lock:
             try:
                 self._hold_tunnels(reached)
+                for tunnel in self._tunnels.values():
+                    tunnel.wait(_BACK_S)  # in vain, there may be another route
                 files = host_jobs.job_files(job, request.cwd, request.command, request.script, request.env)
                 self._runner.write_files(folder, request.files)
                 # Other machines may see the folder and write the same, so it is never there without its mode.
@@ -97,7 +103,7 @@ class Host:
             raise SubmitError(f"{self}: the job was not started: {done.words}")
 
     def look(self, jobs: Sequence[str], reached: Reached) -> list[Sight]:
-        """Tell where jobs are, in the order of their folders; and make tunnels anew that were lost.
+        """Tell where jobs are, in the order of their folders; and try again to make tunnels that could not be made.
 
         Raises:
             SSHError: that cannot be found out now.
@@ -145,19 +151,13 @@ class Host:
         return self._runner.run(("sh", "-s", "--", *words), timeout_s=timeout_s, stdin=program)
 
     def _hold_tunnels(self, reached: Reached) -> None:
-        """See that there is a tunnel to each port. Without one the machine may still have a route to us."""
+        """See that a tunnel to each port stands. Without one the machine may still have a route to us."""
         for port, ports in reached.items():
-            tunnel = self._tunnels.get(port)
-            if tunnel is not None and tunnel.is_alive:
+            if port in self._tunnels or time.monotonic() < self._tunnel_at:
                 continue
-            if tunnel is not None:
-                logger.warning("host=%s its tunnel was lost, and is made anew", self)
-                tunnel.close()
-                del self._tunnels[port]
-            if time.monotonic() < self._tunnel_at:
-                continue
+            tunnel = functools.partial(ReverseTunnel, self.login, ("127.0.0.1", port), ports=ports)
             try:
-                self._tunnels[port] = ReverseTunnel(self.login, ("127.0.0.1", port), ports=ports)
+                self._tunnels[port] = Standing(f"host={self} its tunnel", tunnel)
             except (SSHError, ConfigError) as error:
                 self._tunnel_at = time.monotonic() + _NO_TUNNEL_S
                 logger.warning("host=%s has no tunnel to here: %s", self, error)

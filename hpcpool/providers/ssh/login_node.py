@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import logging
+import functools
 from collections.abc import Sequence
 
-from hpcpool.errors import ConfigError, SSHError
+from hpcpool.errors import ConfigError
 from hpcpool.providers.base import SubmitError, Unreachable
+from hpcpool.providers.ssh.addresses import with_port
 from hpcpool.providers.ssh.gateway import Gateway
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.node_python import NodePython
 from hpcpool.providers.ssh.runner import SSHRunner
+from hpcpool.providers.ssh.standing import Standing
+from hpcpool.providers.ssh.tunnel import candidates
 
-logger = logging.getLogger(__name__)
+#: How many cuts in a row the login node may not notice: the ports of such a tunnel are taken until it does.
+_GATEWAY_TRIES = 3
+#: A tunnel that was lost just now is most likely back by then.
+_BACK_S = 10.0
 
 
 class LoginNode:
@@ -31,22 +37,21 @@ class LoginNode:
         #: Where that is; empty: not looked for yet.
         self._python_path = ""
         #: By the port here that they lead to.
-        self._gateways: dict[int, Gateway] = {}
+        self._ways: dict[int, _WayBack] = {}
 
     def reach(self, port: int) -> Sequence[str]:
-        """As `RemoteDriver.reach`; one that was lost is made anew."""
-        gateway = self._gateways.pop(port, None)
-        if gateway is not None and not gateway.is_alive:
-            logger.warning("the tunnel from %s was lost, and is made anew", self._login.destination)
-            gateway.close()
-            gateway = None
+        """As `RemoteDriver.reach`: the same addresses as long as this is open, also after the tunnel was lost."""
+        if port not in self._ways:
+            self._ways[port] = self._way(port)
+        return self._ways[port].addresses()
+
+    def _way(self, port: int) -> _WayBack:
         try:
-            self._gateways[port] = gateway or Gateway(self._login, port)
-        except SSHError as error:
-            raise Unreachable(str(error)) from error
+            return _WayBack(self._login, port)
         except ConfigError as error:
             raise SubmitError(str(error)) from error
-        return self._gateways[port].addresses
+        except OSError as error:
+            raise Unreachable(str(error)) from error
 
     def python(self) -> str:
         """As `RemoteDriver.python`, for all blocks."""
@@ -58,7 +63,34 @@ class LoginNode:
 
     def close(self) -> None:
         """Let go of all connections; a second call does nothing."""
-        for gateway in self._gateways.values():
-            gateway.close()
-        self._gateways.clear()
+        for way in self._ways.values():
+            way.close()
+        self._ways.clear()
         self.runner.close()
+
+
+class _WayBack:
+    """The addresses by which nodes reach one port of this machine, and the gateway that stands behind them."""
+
+    def __init__(self, login: SSHLogin, port: int) -> None:
+        self._login = login
+        self._ports = candidates(_GATEWAY_TRIES)
+        #: In the order in which they were seen. A name may stand for several login nodes, and then there may be more.
+        self._hosts: dict[str, None] = {}
+        make = functools.partial(Gateway, login, port, self._ports)
+        self._gateway = Standing(f"the tunnel from {login.destination}", make)
+
+    def addresses(self) -> Sequence[str]:
+        """All that may lead there, now or after it was made anew.
+
+        Raises:
+            Unreachable: it was lost, and is not back yet.
+        """
+        gateway = self._gateway.wait(_BACK_S)
+        if gateway is None:
+            raise Unreachable(f"the tunnel from {self._login.destination} is not back: {self._gateway.problem}")
+        self._hosts.update(dict.fromkeys(gateway.hosts))
+        return [address for port in self._ports for address in with_port(self._hosts, port)]
+
+    def close(self) -> None:
+        self._gateway.close()

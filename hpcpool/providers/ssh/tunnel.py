@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 from collections.abc import Callable, Sequence
 
 from hpcpool.errors import SSHError
@@ -17,15 +18,24 @@ logger = logging.getLogger(__name__)
 #: as well: sshd is content if one of the two ports is free.
 ALL_ADDRESSES, LOOPBACK = "", "127.0.0.1"
 
-
+#: Below the ports that kernels give out by themselves (from 32768 on).
+_USUAL_PORTS = range(20000, 32768)
 _ANSWER_S = 30.0
+
+
+def candidates(count: int) -> tuple[int, ...]:
+    """Ports for a tunnel that shall be found again at the same places: it takes the first that is free.
+
+    One is not enough: after a cut that the other side has not noticed, its sshd holds the one of the tunnel before.
+    """
+    return tuple(random.sample(_USUAL_PORTS, count))
 
 
 class ReverseTunnel:
     """Passes each TCP connection that comes to a port of another machine on to a port of this one.
 
     It has a connection of its own, because its traffic would delay commands, and one thread more (`Pump`). What is
-    connected through it ends with it.
+    connected through it ends with it: here by a reset, since nobody there has ended it.
 
     Args:
         login: the other machine.
@@ -49,11 +59,13 @@ class ReverseTunnel:
     ) -> None:
         with contextlib.ExitStack() as undo:
             self.connection = connect(login)
-            undo.callback(self.connection.close)
             self._pump = Pump(target, f"hpcpool-tunnel-{login.destination}")
             undo.callback(self._pump.close)
+            # Before the pump, whose thread may be sending to somebody who is not there any more.
+            undo.callback(self.connection.close)
+            self._bind = bind
             #: The port there.
-            self.port = self._forward(bind, ports)
+            self.port = self._forward(ports)
             self._close = undo.pop_all().close
         logger.info("port %d of %s leads to %s:%d here", self.port, self.connection, *target)
 
@@ -62,18 +74,37 @@ class ReverseTunnel:
         """False once its connection is known to be gone."""
         return self.connection.is_alive
 
+    def wait_for_end(self) -> None:
+        """Return when its connection is gone, also by `close`."""
+        self.connection.wait_for_end()
+
+    def move(self, ports: Sequence[int]) -> None:
+        """Listen on the first of these ports that is free instead; nothing may be connected yet.
+
+        Raises:
+            SSHError: none of them can be had; then it listens nowhere.
+        """
+        import paramiko
+
+        try:
+            with limited(self.connection.close, _ANSWER_S):
+                self.connection.transport.cancel_port_forward(self._bind, self.port)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise SSHError(f"the connection to {self.connection} was lost: {error}") from error
+        self.port = self._forward(ports)
+
     def close(self) -> None:
         """End it with all that is connected through it; a second call does nothing."""
         self._close()
 
-    def _forward(self, bind: str, ports: Sequence[int]) -> int:
+    def _forward(self, ports: Sequence[int]) -> int:
         import paramiko
 
         for port in ports:
             try:
                 with limited(self.connection.close, _ANSWER_S):
                     return self.connection.transport.request_port_forward(
-                        bind, port, lambda channel, origin, server: self._pump.add(channel)
+                        self._bind, port, lambda channel, origin, server: self._pump.add(channel)
                     )
             except (paramiko.SSHException, EOFError, OSError) as error:
                 if not self.is_alive:

@@ -3,13 +3,17 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import random
+import socket
+import threading
 
 import pytest
 
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh.gateway import Gateway, listening
+from hpcpool.providers.ssh.tunnel import candidates
 from tests.conftest import wait_until
-from tests.providers.ssh.streams import answer_of, echo, is_refused, serving
+from tests.providers.ssh.streams import PATIENCE_S, answer_of, echo, is_refused, serving
+from tests.testbed.sshd import Server
 
 #: From a Debian 12, shortened: port 8080 on all addresses, 6010 on loopback, 6010 also as a connection (state 01).
 TCP = """\
@@ -39,24 +43,58 @@ def test_the_addresses_that_a_port_listens_on_are_read():
 def test_nodes_reach_a_port_here_through_the_login_node(new_server, gateway_ports):
     server = new_server(f"GatewayPorts {gateway_ports}")
     sent = random.Random(2).randbytes(4 << 20)
-    with serving(echo) as port, contextlib.closing(Gateway(server.login(), port)) as gateway:
-        assert gateway.addresses
+    ports = candidates(3)
+    with serving(echo) as port, contextlib.closing(Gateway(server.login(), port, ports)) as gateway:
+        assert gateway.hosts
+        assert gateway.port == ports[0]
         # The nodes of this login node are 127.0.0.x, too: its loopback address alone is not theirs.
-        reached = int(gateway.addresses[0].rpartition(":")[2])
-        assert answer_of("127.0.0.77", reached, sent) == sent
-        assert gateway.is_alive
+        assert answer_of("127.0.0.77", gateway.port, sent) == sent
+
+
+@pytest.mark.testbed
+@pytest.mark.parametrize("gateway_ports", ["no", "yes"])
+def test_the_first_port_that_is_free_is_taken(new_server, gateway_ports):
+    server = new_server(f"GatewayPorts {gateway_ports}")
+    with serving(echo) as port, socket.create_server(("0.0.0.0", 0)) as taken:
+        number = taken.getsockname()[1]
+        ports = (number, *candidates(2))
+        with contextlib.closing(Gateway(server.login(), port, ports)) as gateway:
+            assert gateway.port == ports[1]
+            assert answer_of("127.0.0.77", gateway.port, b"x") == b"x"
+        with pytest.raises(SSHError, match=rf"(ports .* are in use .*|none of its ports is free): {number}"):
+            Gateway(server.login(), port, (number,))
 
 
 @pytest.mark.testbed
 def test_the_relay_ends_with_the_gateway(new_server):
     server = new_server("GatewayPorts no")
     with serving(echo) as port:
-        gateway = Gateway(server.login(), port)
-        reached = int(gateway.addresses[0].rpartition(":")[2])
-        assert answer_of("127.0.0.77", reached, b"x") == b"x"
+        gateway = Gateway(server.login(), port, candidates(3))
+        assert answer_of("127.0.0.77", gateway.port, b"x") == b"x"
         gateway.close()
         gateway.close()
-        assert wait_until(lambda: is_refused("127.0.0.77", reached), 10)
+        assert wait_until(lambda: is_refused("127.0.0.77", gateway.port), 10)
+
+
+def end_of_relay(server: Server) -> None:
+    (relay,) = (process for process in server.processes() if "sys.stdin.readline" in " ".join(process.cmdline()))
+    relay.kill()
+
+
+@pytest.mark.testbed
+@pytest.mark.parametrize(
+    ("gateway_ports", "end"),
+    [("no", Server.cut_connections), ("yes", Server.cut_connections), ("no", end_of_relay)],
+)
+def test_whoever_waits_for_its_end_hears_of_it(new_server, gateway_ports, end):
+    server = new_server(f"GatewayPorts {gateway_ports}")
+    with contextlib.closing(Gateway(server.login(), 1, candidates(3))) as gateway:
+        waiter = threading.Thread(target=gateway.wait_for_end)
+        waiter.start()
+        assert waiter.is_alive()
+        end(server)
+        waiter.join(PATIENCE_S)
+        assert not waiter.is_alive()
 
 
 @pytest.mark.testbed
@@ -67,4 +105,4 @@ def test_where_nothing_helps_it_is_said_what_to_do(new_server, tmp_path):
     (broken / "python3").chmod(0o755)
     server = new_server("GatewayPorts no", f'ForceCommand PATH={broken}:$PATH sh -c "$SSH_ORIGINAL_COMMAND"')
     with pytest.raises(SSHError, match=r"GatewayPorts no.*no python here.*clientspecified"):
-        Gateway(server.login(), 1)
+        Gateway(server.login(), 1, candidates(3))

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpcpool.errors import SSHError
@@ -106,20 +107,45 @@ def test_a_cut_leaves_jobs_unknown_or_running_and_never_over(server):
         assert wait_until(lambda: driver.status([job])[job].state is JobState.ENDED, PATIENCE_S)
 
 
-def test_the_way_back_is_made_anew_after_a_cut(server):
+@pytest.mark.parametrize("gateway_ports", ["no", "yes"])
+def test_the_way_back_is_made_anew_at_the_same_addresses_after_each_cut(new_server, gateway_ports):
+    server = new_server(f"GatewayPorts {gateway_ports}")
     with serving(echo) as port, opened(server.login()) as driver:
-        assert answer(driver.reach(port)) == b"hello"
-        assert driver.reach(port) == driver.reach(port)
-        server.cut_connections()
-        assert wait_until(lambda: answer(driver.reach(port)) == b"hello", PATIENCE_S)
+        addresses = driver.reach(port)
+        assert does_one_answer(addresses)
+        for _ in range(3):
+            before = server.connections()
+            server.cut_connections()
+            psutil.wait_procs(before, PATIENCE_S)
+            assert wait_until(lambda: does_one_answer(addresses), PATIENCE_S), "nobody has asked the driver"
+            assert driver.reach(port) == addresses
+
+
+def test_while_the_login_node_is_down_there_is_no_way_back_and_then_there_is(server):
+    with serving(echo) as port, opened(server.login()) as driver:
+        addresses = driver.reach(port)
         server.stop()
         assert wait_until(lambda: is_unreachable(driver, port), PATIENCE_S)
+        assert not does_one_answer(addresses)
+        server.start()
+        assert wait_until(lambda: does_one_answer(addresses), PATIENCE_S)
+        assert driver.reach(port) == addresses
 
 
-def answer(addresses: Sequence[str]) -> bytes:
-    """What comes back; the nodes of this login node are on this machine, too."""
+def test_a_login_node_that_allows_no_way_back_says_so_at_once(new_server):
+    server = new_server("AllowTcpForwarding no")
+    with opened(server.login()) as driver, pytest.raises(Unreachable, match="allows no tunnel"):
+        driver.reach(1)
+
+
+def does_one_answer(addresses: Sequence[str]) -> bool:
+    """Whether one of them leads here; the nodes of this login node are on this machine, too."""
+    return any(answer(int(address.rpartition(":")[2])) == b"hello" for address in addresses)
+
+
+def answer(port: int) -> bytes:
     try:
-        return answer_of("127.0.0.77", int(addresses[0].rpartition(":")[2]), b"hello")
+        return answer_of("127.0.0.77", port, b"hello")
     except OSError:
         return b""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import socket
 import threading
@@ -133,14 +134,56 @@ def test_a_target_that_is_not_there_closes_the_connection(server):
         assert tunnel.is_alive
 
 
-def test_a_lost_connection_ends_what_goes_through_it(server):
-    with tunnel_to(server, echo) as tunnel, connect_to("127.0.0.1", tunnel.port) as stream:
-        stream.sendall(b"x")
-        assert stream.recv(1) == b"x"
-        server.cut_connections()
-        with contextlib.suppress(ConnectionResetError):
-            assert stream.recv(1) == b""
-        assert wait_until(lambda: not tunnel.is_alive, 10)
+def test_a_lost_connection_ends_what_goes_through_it_with_a_reset_here(server):
+    ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen(stream: socket.socket) -> None:
+        try:
+            echo(stream)
+            ends.put("in order")
+        except OSError as error:
+            ends.put(type(error).__name__)
+
+    with tunnel_to(server, listen) as tunnel:
+        assert answer_of("127.0.0.1", tunnel.port, b"x") == b"x"
+        assert ends.get(timeout=PATIENCE_S) == "in order"
+        with connect_to("127.0.0.1", tunnel.port) as stream:
+            stream.sendall(b"x")
+            assert stream.recv(1) == b"x"
+            server.cut_connections()
+            with contextlib.suppress(ConnectionResetError):
+                assert stream.recv(1) == b""
+        assert ends.get(timeout=PATIENCE_S) == "ConnectionResetError"
+        tunnel.wait_for_end()
+        assert not tunnel.is_alive
+
+
+def test_closing_waits_for_no_other_side_that_is_silent(server):
+    def write(stream: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            stream.sendall(bytes(256 * MIB))
+
+    with tunnel_to(server, write) as tunnel, connect_to("127.0.0.1", tunnel.port) as stream:
+        assert stream.recv(1)
+        frozen = server.freeze_connections()
+        try:
+            began = time.monotonic()
+            tunnel.close()
+            assert time.monotonic() - began < 5
+        finally:
+            for process in frozen:
+                process.resume()
+
+
+def test_a_tunnel_can_move_to_another_port(server):
+    with serving(echo) as taken, tunnel_to(server, echo) as tunnel:
+        first, second = tunnel.port, free_port("127.0.0.1")
+        tunnel.move((taken, second))
+        assert tunnel.port == second
+        assert answer_of("127.0.0.1", second, b"x") == b"x"
+        assert is_refused("127.0.0.1", first)
+        with pytest.raises(SSHError, match="ports in use"):
+            tunnel.move((taken,))
 
 
 def test_closing_frees_the_port_and_every_descriptor(server):

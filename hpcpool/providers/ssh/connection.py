@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from hpcpool.errors import HostKeyError, SSHError
 from hpcpool.providers.ssh.authentication import authenticate
 from hpcpool.providers.ssh.client_config import Hop, hops_to
+from hpcpool.providers.ssh.keepalive import SILENT_PERIODS
 from hpcpool.providers.ssh.known_hosts import (
     Finding,
     KnownKey,
@@ -42,8 +43,6 @@ _MOST_AT_ONCE = 4
 _GATES: dict[tuple[str, int], threading.BoundedSemaphore] = {}
 #: Seconds before the next attempt after such a drop; each up to half as long again, so that ours do not meet again.
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-#: A peer that answers no keepalive for this many periods is gone (the kernel then breaks the connection).
-_SILENT_PERIODS = 3
 #: Opening a channel is one exchange of messages.
 _CHANNEL_TIMEOUT_S = 20.0
 _PROXY_END_S = 2.0
@@ -76,9 +75,25 @@ class Connection:
         """False once it is known to be gone. After a cut this stays true for a while."""
         return all(transport.is_active() for transport in self._transports)
 
-    def wait_for_end(self) -> None:
-        """Return when it is gone, also by `close`."""
-        self.transport.join()  # it is a thread, and ends with those of the hops before it
+    @property
+    def keepalive_s(self) -> float:
+        """After so many silent seconds the other side is asked whether it is there; 0: never."""
+        return self._hops[-1].keepalive_s
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it is gone, or for a while; whether it is."""
+        self.transport.join(timeout_s)  # it is a thread, and ends with those of the hops before it
+        return not self.transport.is_alive()
+
+    def ask(self, question: str) -> None:
+        """Return when the other side has answered a global request in any way, or the connection is gone."""
+        import paramiko
+
+        try:
+            self.transport.global_request(question, wait=True)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            logger.debug("%s cannot be asked: %s", self, error)
+            self.close()
 
     def open_session(self, timeout_s: float = _CHANNEL_TIMEOUT_S) -> paramiko.Channel:
         """Open a channel for one command, within `timeout_s` or what is usual, whichever is less.
@@ -201,7 +216,7 @@ def _dial(hop: Hop, undo: contextlib.ExitStack) -> socket.socket:
     except OSError as error:
         raise SSHError(f"cannot connect to {hop.host} port {hop.port}: {error.strerror or error}") from error
     if hop.keepalive_s and hasattr(socket, "TCP_USER_TIMEOUT"):
-        silence_ms = round(hop.keepalive_s * _SILENT_PERIODS * 1000)
+        silence_ms = round(hop.keepalive_s * SILENT_PERIODS * 1000)  # then the kernel breaks the connection
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, silence_ms)
     return stream
 

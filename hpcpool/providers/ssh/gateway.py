@@ -76,10 +76,8 @@ class Gateway:
 
     def wait_for_end(self) -> None:
         """Return when its connection or its relay is gone, also by `close`."""
-        if self._relay is not None:
-            self._relay.status_event.wait()  # set by its exit and by the end of the connection
-        else:
-            self._tunnel.wait_for_end()
+        # The status event is set by the exit of the relay, and by the end of the connection.
+        self._tunnel.wait_for_end(self._relay.status_event.wait if self._relay is not None else None)
 
     def close(self) -> None:
         """End it with all that is connected through it; a second call does nothing."""

@@ -18,7 +18,7 @@ from hpcpool.providers.ssh.tunnel import candidates
 #: How many cuts in a row the login node may not notice: the ports of such a tunnel are taken until it does.
 _GATEWAY_TRIES = 3
 #: A tunnel that was lost just now is most likely back by then.
-_BACK_S = 10.0
+_BACK_S = 5.0
 
 
 class LoginNode:

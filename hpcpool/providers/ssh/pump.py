@@ -55,6 +55,8 @@ class Pump:
         #: Channels that have come and are not yet connected; filled by the connection's thread.
         self._arrived: deque[paramiko.Channel] = deque()
         self._pairs: set[_Pair] = set()
+        #: When something was heard from the other side for the last time (monotonic clock).
+        self.heard_at = time.monotonic()
         self._is_closing = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -124,9 +126,13 @@ class Pump:
                 _close(channel)
                 continue
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pair = _Pair(channel, stream)
+            self._note_heard()
+            pair = _Pair(channel, stream, self._note_heard)
             self._pairs.add(pair)
             self._watch(pair)
+
+    def _note_heard(self) -> None:
+        self.heard_at = time.monotonic()
 
     def _watch(self, pair: _Pair) -> None:
         """Register what a pair waits for now."""
@@ -160,11 +166,16 @@ class _WakingCondition(threading.Condition):
 
 
 class _Pair:
-    """A channel and a socket, each with one chunk that is on its way to the other."""
+    """A channel and a socket, each with one chunk that is on its way to the other.
 
-    def __init__(self, channel: paramiko.Channel, stream: socket.socket) -> None:
+    Args:
+        note_heard: called when the other side has sent data, or has made room for ours.
+    """
+
+    def __init__(self, channel: paramiko.Channel, stream: socket.socket, note_heard: Callable[[], None]) -> None:
         self.channel = channel
         self.stream = stream
+        self._note_heard = note_heard
         channel.settimeout(0.0)
         stream.setblocking(False)
         self._channel_fd = channel.fileno()
@@ -210,7 +221,9 @@ class _Pair:
                 self._to_stream = memoryview(self.channel.recv(_CHUNK_BYTES))
             except TimeoutError:
                 return False
-            if not self._to_stream:
+            if self._to_stream:
+                self._note_heard()
+            else:
                 self._end_stream()
         if not self._to_stream:
             return False
@@ -241,6 +254,8 @@ class _Pair:
         if self.channel.closed:  # what it has brought before is still passed on
             self._stream_ended, self._to_channel = True, memoryview(b"")
             return
+        if self._to_channel and self.channel.send_ready():
+            self._note_heard()
         if not self._to_channel and not self._stream_ended:
             try:
                 self._to_channel = memoryview(self.stream.recv(_CHUNK_BYTES))

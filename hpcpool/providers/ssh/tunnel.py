@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh.connection import Connection, connect, limited
+from hpcpool.providers.ssh.keepalive import watch
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.pump import Pump
 
@@ -74,9 +75,14 @@ class ReverseTunnel:
         """False once its connection is known to be gone."""
         return self.connection.is_alive
 
-    def wait_for_end(self) -> None:
-        """Return when its connection is gone, also by `close`."""
-        self.connection.wait_for_end()
+    def wait_for_end(self, wait: Callable[[float | None], bool] | None = None) -> None:
+        """Return when its connection is gone, also by `close`; end it if the other side is silent.
+
+        Args:
+            wait: waits instead for something that ends with the connection at the latest, or for so many seconds (None:
+                for ever); whether it has ended.
+        """
+        watch(self.connection, wait or self.connection.wait, lambda: self._pump.heard_at)
 
     def move(self, ports: Sequence[int]) -> None:
         """Listen on the first of these ports that is free instead; nothing may be connected yet.

@@ -132,6 +132,19 @@ def test_while_the_login_node_is_down_there_is_no_way_back_and_then_there_is(ser
         assert driver.reach(port) == addresses
 
 
+def test_after_a_cut_that_the_login_node_has_not_noticed_the_next_port_leads_here(server):
+    with serving(echo) as port, opened(server.login(keepalive_s=0.3)) as driver:
+        first, second, _ = ports = list(dict.fromkeys(map(port_of, driver.reach(port))))
+        assert answer(first) == b"hello"
+        frozen = server.freeze_connections()  # with the ports that they listen on
+        try:
+            assert wait_until(lambda: answer(second) == b"hello", PATIENCE_S)
+        finally:
+            for process in frozen:
+                process.resume()
+        assert list(dict.fromkeys(map(port_of, driver.reach(port)))) == ports
+
+
 def test_a_login_node_that_allows_no_way_back_says_so_at_once(new_server):
     server = new_server("AllowTcpForwarding no")
     with opened(server.login()) as driver, pytest.raises(Unreachable, match="allows no tunnel"):
@@ -140,7 +153,11 @@ def test_a_login_node_that_allows_no_way_back_says_so_at_once(new_server):
 
 def does_one_answer(addresses: Sequence[str]) -> bool:
     """Whether one of them leads here; the nodes of this login node are on this machine, too."""
-    return any(answer(int(address.rpartition(":")[2])) == b"hello" for address in addresses)
+    return any(answer(port_of(address)) == b"hello" for address in addresses)
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def answer(port: int) -> bytes:

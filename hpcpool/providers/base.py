@@ -170,6 +170,8 @@ class RemoteDriver(Protocol):
     def reach(self, port: int) -> Sequence[str]:
         """Make a TCP port of this machine reachable from the nodes, for as long as the driver is open.
 
+        A way that is lost is made anew by the driver itself, and leads here from the same addresses as before.
+
         Args:
             port: a port that something listens on here, at least at 127.0.0.1.
 

@@ -61,6 +61,8 @@ class Connection:
         self._hops = hops
         self._transports = transports
         self._close = close
+        #: Held to close: several threads may want to at once.
+        self._closing = threading.Lock()
 
     def __str__(self) -> str:
         return str(self._hops[-1])
@@ -111,8 +113,9 @@ class Connection:
             raise SSHError(f"the connection to {self} was lost: {_said(error)}") from error
 
     def close(self) -> None:
-        """End it and all of its channels; a second call does nothing."""
-        self._close()
+        """End it and all of its channels; a second call does nothing. From any thread."""
+        with self._closing:
+            self._close()
 
 
 @contextlib.contextmanager

@@ -241,6 +241,18 @@ def test_a_port_of_this_machine_is_reached_from_the_nodes_also_after_a_cut(clust
         ended(driver, job)
 
 
+def test_a_machine_that_allows_no_tunnel_gets_its_block_all_the_same(new_server, tmp_path, opened, caplog):
+    cluster = Cluster([new_server("AllowTcpForwarding no")], tmp_path)
+    driver = opened(cluster.provider())
+    driver.reach(1)
+    job = driver.submit(cluster.request(*WAITS))
+    assert wait_until(lambda: printed(driver) == "up\n", PATIENCE_S)
+    assert state(driver, job) is JobState.RUNNING
+    assert "has no tunnel to here" in caplog.text
+    driver.cancel([job])
+    ended(driver, job)
+
+
 def answers_at(port: int) -> bool:
     try:
         return answer_of("127.0.0.1", port, b"hello") == b"hello"

@@ -5,6 +5,7 @@ import os
 import queue
 import random
 import socket
+import sys
 import threading
 import time
 
@@ -159,20 +160,39 @@ def test_a_lost_connection_ends_what_goes_through_it_with_a_reset_here(server):
 
 
 def test_closing_waits_for_no_other_side_that_is_silent(server):
-    def write(stream: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            stream.sendall(bytes(256 * MIB))
+    go_on = threading.Event()
 
-    with tunnel_to(server, write) as tunnel, connect_to("127.0.0.1", tunnel.port) as stream:
-        assert stream.recv(1)
+    def write(stream: socket.socket) -> None:
+        stream.sendall(b"x")
+        assert go_on.wait(PATIENCE_S)
+        stream.sendall(bytes(8 * MIB))
+
+    with tunnel_to(server, write) as tunnel, contextlib.ExitStack() as streams:
+        for _ in range(20):
+            stream = streams.enter_context(connect_to("127.0.0.1", tunnel.port))
+            assert stream.recv(1) == b"x"
         frozen = server.freeze_connections()
         try:
+            go_on.set()
+            # The channels take more than the connection does, so the thread of the tunnel comes to wait for the latter.
+            assert wait_until(lambda: is_sending("hpcpool-tunnel"), PATIENCE_S)
             began = time.monotonic()
             tunnel.close()
             assert time.monotonic() - began < 5
         finally:
             for process in frozen:
                 process.resume()
+
+
+def is_sending(name: str) -> bool:
+    """Whether a thread waits until a connection takes what it sends."""
+    (thread,) = (thread for thread in threading.enumerate() if thread.name.startswith(name))
+    frame = sys._current_frames().get(thread.ident or 0)
+    names = []
+    while frame is not None:
+        names.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return "write_all" in names
 
 
 def test_a_tunnel_can_move_to_another_port(server):

@@ -7,6 +7,7 @@ anything else is sent.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import random
 import socket
@@ -145,13 +146,23 @@ def limited(close: Callable[[], object], timeout_s: float) -> Iterator[None]:
         timer.join()
 
 
+def close_quietly(closed: paramiko.Channel | paramiko.Transport | socket.socket) -> None:
+    """Close it, also if the connection that it runs over is gone: closing a channel tells the other side."""
+    import paramiko
+
+    try:
+        closed.close()
+    except (paramiko.SSHException, EOFError, OSError) as error:
+        logger.debug("%s is closed without a word: %s", type(closed).__name__, _said(error))
+
+
 def execute(channel: paramiko.Channel, line: str, timeout_s: float) -> None:
     """Have the shell of the other side run a line; the channel then carries its input and outputs.
 
     Raises:
         TimeoutError: the other side does not answer.
     """
-    with limited(channel.close, timeout_s):
+    with limited(functools.partial(close_quietly, channel), timeout_s):
         channel.exec_command(line)
 
 
@@ -180,9 +191,9 @@ def _connect_through(hops: Sequence[Hop]) -> Connection:
     with contextlib.ExitStack() as undo:
         for number, hop in enumerate(hops):
             way = _dial(hop, undo) if number == 0 else _through(transports[-1], hops[number - 1], hop)
-            undo.callback(way.close)
+            undo.callback(close_quietly, way)
             transport = _greet(hop, way)
-            undo.callback(transport.close)
+            undo.callback(close_quietly, transport)
             _login(transport, hop)
             transports.append(transport)
         logger.info("connected to %s", " through ".join(str(hop) for hop in reversed(hops)))
@@ -272,7 +283,7 @@ def _greet(hop: Hop, way: socket.socket | paramiko.Channel) -> paramiko.Transpor
     try:
         _check_key(hop, name, known, _agree(transport, hop))
     except BaseException:
-        transport.close()
+        close_quietly(transport)
         raise
     return transport
 

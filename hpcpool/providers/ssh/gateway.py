@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh import relay
 from hpcpool.providers.ssh.addresses import seen_from_outside
-from hpcpool.providers.ssh.connection import Connection, connect, execute
+from hpcpool.providers.ssh.connection import Connection, close_quietly, connect, execute
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.remote_shell import command_line, own_output
 from hpcpool.providers.ssh.tunnel import ALL_ADDRESSES, ReverseTunnel
@@ -71,6 +71,7 @@ class Gateway:
             names = _output_of(self._tunnel.connection, ("sh", "-c", "hostname -f; hostname; hostname -I"))
             #: The names and addresses of the login node, as the nodes may know it; never empty.
             self.hosts = tuple(seen_from_outside(names.split()) or [login.target.host])
+            self._check_alive()
             self._close = undo.pop_all().close
         logger.info("port %d is reached by port %d of %s", port, self.port, ", ".join(self.hosts))
 
@@ -82,6 +83,11 @@ class Gateway:
     def close(self) -> None:
         """End it with all that is connected through it; a second call does nothing."""
         self._close()
+
+    def _check_alive(self) -> None:
+        """What a connection says that is lost, or does not say, means nothing."""
+        if not self._tunnel.is_alive:
+            raise SSHError(f"the connection to {self._tunnel.connection} was lost")
 
     def _move(self, ports: Sequence[int], asked: str) -> int:
         # What others have for IPv4 only is not asked for: sshd would be content with IPv6.
@@ -112,6 +118,7 @@ class Gateway:
             said += channel.makefile_stderr("rb").read()
         except (OSError, EOFError, paramiko.SSHException) as error:
             said += str(error).encode()
+        self._check_alive()
         raise SSHError(
             f"nodes cannot reach this program through {self._tunnel.connection}: its sshd lets tunnels listen on the "
             "loopback address only (GatewayPorts no), and python3 cannot relay there "
@@ -143,11 +150,12 @@ def _output_of(connection: Connection, argv: tuple[str, ...]) -> str:
     import paramiko
 
     channel = connection.open_session()
-    with contextlib.closing(channel):
-        channel.settimeout(_ASK_TIMEOUT_S)
-        try:
-            execute(channel, command_line(argv, limit_s=_ASK_TIMEOUT_S), _ASK_TIMEOUT_S)
-            return own_output(channel.makefile("rb").read().decode(errors="replace"))
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            logger.warning("%s does not answer %s: %s", connection, argv[0], error)
-            return ""
+    channel.settimeout(_ASK_TIMEOUT_S)
+    try:
+        execute(channel, command_line(argv, limit_s=_ASK_TIMEOUT_S), _ASK_TIMEOUT_S)
+        return own_output(channel.makefile("rb").read().decode(errors="replace"))
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        logger.warning("%s does not answer %s: %s", connection, argv[0], str(error) or type(error).__name__)
+        return ""
+    finally:
+        close_quietly(channel)

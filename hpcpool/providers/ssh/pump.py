@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hpcpool.providers.ssh.connection import close_quietly
+
 if TYPE_CHECKING:
     import paramiko
 
@@ -90,7 +92,7 @@ class Pump:
             self._write_wake()
         self._thread.join()
         for channel in self._arrived:
-            _close(channel)
+            close_quietly(channel)
         os.close(self._wake_up)
         os.close(self._wake)
 
@@ -123,7 +125,7 @@ class Pump:
                 stream = socket.create_connection(self._target, timeout=_CONNECT_TIMEOUT_S)
             except OSError as error:
                 logger.warning("no connection to %s:%d for a tunnel: %s", *self._target, error)
-                _close(channel)
+                close_quietly(channel)
                 continue
             stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._note_heard()
@@ -282,7 +284,7 @@ class _Pair:
         if self._to_stream or not self._channel_ended:
             self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.stream.close()
-        _close(self.channel)
+        close_quietly(self.channel)
 
     def _pass_on_the_rest(self) -> None:
         """Pass on what the socket takes at once."""
@@ -291,12 +293,3 @@ class _Pair:
                 pass
         except (OSError, EOFError) as error:
             logger.debug("a tunnelled connection broke: %s", error)
-
-
-def _close(channel: paramiko.Channel) -> None:
-    import paramiko
-
-    try:
-        channel.close()
-    except (OSError, EOFError, paramiko.SSHException) as error:  # it tells the other side, which may be gone
-        logger.debug("a channel of a tunnel is closed without a word: %s", error)

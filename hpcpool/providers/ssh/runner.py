@@ -9,6 +9,7 @@ Rules of this file:
 
 from __future__ import annotations
 
+import functools
 import logging
 import posixpath
 import select
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hpcpool.errors import ConfigError, SSHError
 from hpcpool.providers.commands import CommandResult
-from hpcpool.providers.ssh.connection import Connection, connect, execute, limited
+from hpcpool.providers.ssh.connection import Connection, close_quietly, connect, execute, limited
 from hpcpool.providers.ssh.login import SSHLogin, login_of
 from hpcpool.providers.ssh.remote_shell import command_line, result_of
 
@@ -95,7 +96,7 @@ class SSHRunner:
             reason = f"{error} while {argv[0]} ran; whether it took effect is not known"
             return CommandResult(tuple(argv), None, "", reason)
         finally:
-            channel.close()
+            close_quietly(channel)
         return result_of(argv, code, stdout, stderr, str(self))
 
     def home(self) -> str:
@@ -259,7 +260,7 @@ class SSHRunner:
 
             channel = connection.open_session()
             channel.settimeout(_SFTP_TIMEOUT_S)
-            with limited(channel.close, _SFTP_TIMEOUT_S):
+            with limited(functools.partial(close_quietly, channel), _SFTP_TIMEOUT_S):
                 channel.invoke_subsystem("sftp")
             self._sftp = paramiko.SFTPClient(channel)
         return self._sftp

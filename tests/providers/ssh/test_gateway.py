@@ -6,10 +6,13 @@ import random
 import socket
 import threading
 
+import psutil
 import pytest
 
 from hpcpool.errors import SSHError
+from hpcpool.providers.ssh.connection import Connection, connect
 from hpcpool.providers.ssh.gateway import Gateway, listening
+from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.tunnel import candidates
 from tests.conftest import wait_until
 from tests.providers.ssh.streams import PATIENCE_S, answer_of, echo, is_refused, serving
@@ -95,6 +98,33 @@ def test_whoever_waits_for_its_end_hears_of_it(new_server, gateway_ports, end):
         end(server)
         waiter.join(PATIENCE_S)
         assert not waiter.is_alive()
+
+
+@pytest.mark.testbed
+@pytest.mark.parametrize("gateway_ports", ["no", "yes"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_connection_that_is_lost_while_it_is_made_is_said_to_be_lost(new_server, gateway_ports, number):
+    server = new_server(f"GatewayPorts {gateway_ports}")
+
+    def connect_and_lose(login: SSHLogin) -> Connection:
+        """A connection that is lost as soon as the session of this number is open."""
+        connection, left = connect(login), [number]
+        open_session = connection.open_session
+
+        def open_and_lose() -> object:
+            session = open_session()
+            left[0] -= 1
+            if not left[0]:
+                cut = server.connections()
+                server.cut_connections()
+                psutil.wait_procs(cut, PATIENCE_S)
+            return session
+
+        connection.open_session = open_and_lose  # type: ignore[method-assign]
+        return connection
+
+    with pytest.raises(SSHError, match="was lost"):
+        Gateway(server.login(), 1, candidates(3), connect=connect_and_lose)
 
 
 @pytest.mark.testbed

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
 #: What was up for so long was well. What ends sooner, time and again, is made anew with the pauses of what fails.
-_WELL_S = 30.0
+_WELL_S = 5.0
 
 
 class Ending(Protocol):

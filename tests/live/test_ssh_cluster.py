@@ -85,6 +85,28 @@ def test_a_lost_connection_breaks_no_call(servers, tmp_path):
         assert executor.submit(pow, 2, 4).result(PATIENCE_S) == 16
 
 
+def test_a_call_that_runs_when_the_connection_is_lost_runs_on_and_once(servers, tmp_path):
+    gate, started = tmp_path / "gate", tmp_path / "started"
+    with HPCPoolExecutor(config(servers[:1], tmp_path)) as executor:
+        future = executor.submit(note_and_wait, gate, started)
+        assert wait_until(started.exists, PATIENCE_S)
+        for _ in range(2):
+            servers[0].cut_connections()
+            assert wait_until(lambda: executor.status().nodes[0].is_cut_off, PATIENCE_S)
+            assert wait_until(lambda: not executor.status().nodes[0].is_cut_off, PATIENCE_S)
+        gate.touch()
+        assert future.result(PATIENCE_S) == [future.info.pid]
+        assert future.info.attempt == 1
+
+
+def note_and_wait(gate: Path, started: Path) -> list[int]:
+    """Who has run this."""
+    with started.open("a") as file:
+        print(os.getpid(), file=file)
+    assert wait_until(gate.exists, PATIENCE_S)
+    return [int(pid) for pid in started.read_text().split()]
+
+
 def test_a_host_whose_python_does_not_fit_breaks_the_pool_with_what_to_do(servers, bare_python, tmp_path):
     unfit = config(servers[:1], tmp_path, python=bare_python)
     servers[0].restart(python_path="")

@@ -19,6 +19,14 @@ from typing import ClassVar, Protocol, runtime_checkable
 from hpcpool.errors import ConfigError
 from hpcpool.supervision import SIGNALS, supervised
 
+#: In Slurm: so that steps which calls start share the nodes with the one that this is, or that `mpirun` makes, instead
+#: of waiting for its end. The variable and not the option: Slurm before 20.11 does not refuse it, and those steps have
+#: it, too.
+_OVERLAP = "env SLURM_OVERLAP=1"
+#: In front of what `srun` runs: by this variable Open MPI takes a call that uses MPI for a rank of `srun`, and
+#: ends it where it was built without Slurm's PMI. Source: `check_launch_environment` in Open MPI 4's schizo_slurm.c.
+_NO_STEP = "env -u SLURM_STEP_ID"
+
 
 @runtime_checkable
 class Launcher(Protocol):
@@ -73,9 +81,7 @@ class SrunLauncher:
             # A site may have set the opposite of these three: KillOnBadExit, WaitTime.
             "--kill-on-bad-exit=0 --no-kill --wait=0",
         )
-        # So that steps which calls start share the nodes with this one, instead of waiting for its end. The variable
-        # and not the option: Slurm before 20.11 does not refuse it, and those steps have it, too.
-        srun = _words("env SLURM_OVERLAP=1 srun", *options, self.overrides, command)
+        srun = _words(_OVERLAP, "srun", *options, self.overrides, _NO_STEP, command)
         # Told to end, srun kills its tasks. Slurm can be asked to tell the tasks instead.
         tell = "scancel --quiet --signal=TERM $SLURM_JOB_ID || kill -TERM $pid"
         return shlex.join(("bash", "-c", f"{supervised(srun, tell)}; exit $code"))
@@ -100,7 +106,7 @@ class MpiExecLauncher:
 
     def wrap(self, command: str, nodes: int) -> str:
         """Return the `mpiexec` line."""
-        return _words(f"mpiexec -n {nodes} -ppn 1", self.overrides, _never_failing(command))
+        return _words(f"{_OVERLAP} mpiexec -n {nodes} -ppn 1", self.overrides, _as_rank(command))
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ class MpiRunLauncher:
     def wrap(self, command: str, nodes: int) -> str:
         """Return the `mpirun` line."""
         options = f"-n {nodes} --map-by ppr:1:node --bind-to none"
-        return _words("mpirun", options, self.overrides, _never_failing(command))
+        return _words(_OVERLAP, "mpirun", options, self.overrides, _as_rank(command))
 
 
 @dataclass(frozen=True)
@@ -144,7 +150,7 @@ class AprunLauncher:
     def wrap(self, command: str, nodes: int) -> str:
         """Return the `aprun` line."""
         # -b: bash is there on the nodes; it need not be copied to them.
-        return _words(f"aprun -n {nodes} -N 1 -cc none -b", self.overrides, _never_failing(command))
+        return _words(f"aprun -n {nodes} -N 1 -cc none -b", self.overrides, _as_rank(command))
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class JsrunLauncher:
     def wrap(self, command: str, nodes: int) -> str:
         """Return the `jsrun` line."""
         options = f"-n {nodes} -r 1 -a 1 -c ALL_CPUS -g ALL_GPUS -b none"
-        return _words("jsrun", options, self.overrides, _never_failing(command))
+        return _words("jsrun", options, self.overrides, _as_rank(command))
 
 
 @dataclass(frozen=True)
@@ -291,10 +297,22 @@ def _check_words(owner: Launcher, name: str, least: int = 0) -> None:
         raise ConfigError(f"{where}; it must name a program")
 
 
-def _never_failing(command: str) -> str:
-    """The command, but it says how it failed instead of failing: `mpiexec` and its like then end all the others."""
+#: How the variables begin by which MPI's programs tell a process that it is a rank: Open MPI, PMI and PMIx, PRRTE,
+#: MPICH and Intel MPI, PALS, ALPS, `jsrun`, and those that use `srun`. So, in bash, the names of all that there are.
+_BEGINNINGS = "OMPI_ PMI PRTE_ HYD MPI_LOCAL PALS_ ALPS_APP_ JSM_NAMESPACE_ SLURM_STEP_ID"
+_OF_RANKS = " ".join(f"${{!{begin}*}}" for begin in _BEGINNINGS.split())
+
+
+def _as_rank(command: str) -> str:
+    """The command for `mpiexec` and its like, which make a rank of an MPI program of whatever they start.
+
+    Variables that were not there before are taken away: an MPI program in a call would take itself for this rank, and
+    wait for the others. And it says how it failed instead of failing: they would end all the others.
+    """
+    forget = f'for name in {_OF_RANKS}; do case " $1 " in *" $name "*) ;; *) unset "$name" ;; esac; done'
     told = 'echo "hpcpool: on $(uname -n) the manager ended with code $code" >&2'
-    return shlex.join(("bash", "-c", f"{supervised(command)}; [ $code = 0 ] || {told}"))
+    script = f"{forget}; {supervised(command)}; [ $code = 0 ] || {told}"
+    return f'{shlex.join(("bash", "-c", script, "hpcpool"))} "{_OF_RANKS}"'
 
 
 def _until_stdin_ends(command: str) -> str:

@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     -n) count=$2; shift;;
     --ntasks=*) count=${1#*=};;
-    bash) break;;
+    bash|env) break;;
   esac
   shift
 done
@@ -34,6 +34,9 @@ else
   trap 'woken=1 told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' TERM
 fi
 trap 'woken=1 told=1; [ -z "$all" ] || kill -TERM "${pids[@]}"' USR2
+# What makes a process a rank of an MPI program; srun is asked not to do that, and says no more than its step.
+export SLURM_STEP_ID=0
+[ "${0##*/}" = srun ] || export PMI_RANK=0 PMIX_NAMESPACE=x OMPI_COMM_WORLD_RANK=0 OMPI_MCA_ess=pmi HYDI_CONTROL_FD=4
 for ((rank = 0; rank < count; rank++)); do RANK=$rank "$@" & pids+=($!); done
 all=1
 [ -z "$told" ] || kill -TERM "${pids[@]}"  # one of them was quick to say that it runs

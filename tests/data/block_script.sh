@@ -15,7 +15,7 @@ exec /env/bin/python -O -P @ROOT@/hpcpool/processes/start.py manager /scratch/b-
 END_OF_NODE_SCRIPT
 # Starts it on each node; what tells this job to end is passed on, and its end is waited for.
 pid=; woken=; trap "woken=1; [ -z \"\$pid\" ] || kill -TERM \$pid 2> /dev/null" TERM INT HUP USR1 USR2 XCPU
-bash -c 'pid=; woken=; trap "woken=1; [ -z \"\$pid\" ] || scancel --quiet --signal=TERM \$SLURM_JOB_ID || kill -TERM \$pid" TERM INT HUP USR1 USR2 XCPU; env SLURM_OVERLAP=1 srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none --mpi=none --export=ALL --kill-on-bad-exit=0 --no-kill --wait=0 bash /scratch/b-0/node.sh & pid=$!; [ -z "$woken" ] || scancel --quiet --signal=TERM $SLURM_JOB_ID || kill -TERM $pid; woken=1; while [ -n "$woken" ]; do woken=; wait $pid; code=$?; done; exit $code' & pid=$!
+bash -c 'pid=; woken=; trap "woken=1; [ -z \"\$pid\" ] || scancel --quiet --signal=TERM \$SLURM_JOB_ID || kill -TERM \$pid" TERM INT HUP USR1 USR2 XCPU; env SLURM_OVERLAP=1 srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpu-bind=none --mpi=none --export=ALL --kill-on-bad-exit=0 --no-kill --wait=0 env -u SLURM_STEP_ID bash /scratch/b-0/node.sh & pid=$!; [ -z "$woken" ] || scancel --quiet --signal=TERM $SLURM_JOB_ID || kill -TERM $pid; woken=1; while [ -n "$woken" ]; do woken=; wait $pid; code=$?; done; exit $code' & pid=$!
 [ -z "$woken" ] || kill -TERM $pid 2> /dev/null
 woken=1; while [ -n "$woken" ]; do woken=; wait $pid; code=$?; done
 exit $code

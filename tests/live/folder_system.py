@@ -103,6 +103,8 @@ class FolderDriver:
     def state(self, job: Path) -> JobStatus:
         if (job / "cancelled").exists():
             return JobStatus(JobState.ENDED, reason="CANCELLED")
+        if (job / "preempted").exists():
+            return JobStatus(JobState.FAILED, reason="PREEMPTED")
         if (job / "code").exists():
             code = int((job / "code").read_text())
             words = "COMPLETED" if code == 0 else "TIMEOUT" if code == 137 else "FAILED"
@@ -134,10 +136,14 @@ def new_folder(parent: Path) -> Path:
     raise AssertionError
 
 
-def end_job(job: Path) -> None:
-    if (job / "code").exists() or not job.exists():
+def is_over(job: Path) -> bool:
+    return any((job / name).exists() for name in ("code", "cancelled", "preempted"))
+
+
+def end_job(job: Path, how: str = "cancelled") -> None:
+    if is_over(job) or not job.exists():
         return
-    (job / "cancelled").touch()
+    (job / how).touch()
     if (job / "pid").exists():
         try:
             os.killpg(int((job / "pid").read_text()), signal.SIGKILL)
@@ -159,6 +165,11 @@ class FolderSystem:
     def recover(self, name: str) -> None:
         (self.folder / name).unlink()
 
+    def preempt(self) -> None:
+        """Give the nodes of all jobs to somebody else."""
+        for job in self.alive:
+            end_job(job, "preempted")
+
     def counted(self, what: str) -> int:
         """How many `submissions` were tried, or `questions` asked."""
         path = self.folder / what
@@ -171,7 +182,7 @@ class FolderSystem:
     @property
     def alive(self) -> list[Path]:
         """Jobs in the queue: those that wait and those that run."""
-        return [job for job in self.jobs if not (job / "code").exists() and not (job / "cancelled").exists()]
+        return [job for job in self.jobs if not is_over(job)]
 
     def pool(self, **options: object) -> NodePool:
         options = {"workers_per_node": 1, "max_idle_time": None} | options

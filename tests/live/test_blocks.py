@@ -67,6 +67,35 @@ def test_a_block_is_lost_when_its_walltime_is_over_and_another_takes_its_calls(s
         call.result(PATIENCE_S)
 
 
+def fail_once(path: str, gate: str) -> int:
+    """Note each run; wait in the first one, fail in the second one, and return in which one it went well."""
+    with open(path, "a+") as log:
+        log.write("x")
+        log.flush()
+        run = log.tell()
+    if run == 1:
+        pass_gate(gate)
+    if run == 2:
+        raise ValueError("once")
+    return run
+
+
+@pytest.mark.parametrize("how", ["preempted", "over its walltime"])
+def test_a_call_whose_block_is_taken_away_has_its_retries_left(system, tmp_path, how):
+    if how == "over its walltime":
+        system.behave("walltime", "14")  # nothing is started in the last ten seconds
+    runs = tmp_path / "runs"
+    with HPCPoolExecutor(config(system)) as pool, Gate(tmp_path) as gate:
+        call = pool.options(retries=1).submit(fail_once, str(runs), gate.path)
+        until(lambda: runs.exists() and runs.read_text(), "the first run")
+        if how == "preempted":
+            system.preempt()
+        until(lambda: len(system.jobs) == 2, "a second block")
+        system.behave("walltime", "60")
+        assert call.result(PATIENCE_S) == 3
+        assert pool.status().node_pools[0].last_failure == ""
+
+
 def test_blocks_that_die_break_the_pool_with_state_code_and_the_end_of_their_stderr(system):
     system.behave("die", "ModuleNotFoundError: no module named hpcpool")
     with HPCPoolExecutor(Config(system.pool(), start_failure_limit=1)) as pool:

@@ -13,7 +13,8 @@ from tests.testbed.machine import Daemons, free_ports, require, until
 NODES = ("node1", "node2")
 #: Seconds that a job has between SIGTERM and SIGKILL.
 KILL_WAIT_S = 3
-#: Partitions: `main` for most, `brief` for jobs of up to two minutes, `closed` for none.
+#: Partitions: `main` for most, `brief` for jobs of up to two minutes, `closed` for none, `urgent` for those that take
+#: the nodes of others.
 _CONF = """\
 ClusterName=testbed
 SlurmctldHost={host}(127.0.0.1)
@@ -38,12 +39,15 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 KillWait={kill_wait}
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 """
 _NODE = "NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs=4 RealMemory=4000 State=UNKNOWN\n"
 _PARTITIONS = """\
 PartitionName=main Nodes=ALL Default=YES DefaultTime=10 MaxTime=60 State=UP
 PartitionName=brief Nodes=ALL MaxTime=2 State=UP
 PartitionName=closed Nodes=ALL State=DOWN
+PartitionName=urgent Nodes=ALL PriorityTier=10 State=UP
 """
 
 

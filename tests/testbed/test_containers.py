@@ -1,4 +1,4 @@
-"""Blocks in real containers: Charliecloud and Podman, where they are installed and there is an image.
+"""Blocks in real containers: Charliecloud, Podman and Docker, where they are installed and there is an image.
 
 `HPCPOOL_TEST_IMAGE` names the image: the folder of a root file system with a Python of this version and without hpcpool
 (`tests/testbed/make-image` makes one).
@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import importlib.util
 import os
@@ -15,16 +16,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hpcpool import WorkerCrashed
 from hpcpool.containers import Container
-from tests.testbed.machine import missing
+from tests.live.folder_system import FolderSystem, folder_system
+from tests.live.processes import PATIENCE_S, executor
+from tests.testbed.machine import Daemons, missing, until
 
 IMAGE = os.environ.get("HPCPOOL_TEST_IMAGE", "")
-PROGRAMS = {"charliecloud": "ch-run", "podman": "podman"}
-PODMAN_IMAGE = "localhost/hpcpool-test"
+#: What Podman and Docker call the image.
+IMPORTED = "localhost/hpcpool-test"
 NEEDED = ["hpcpool", "cloudpickle", "msgspec", "psutil", "tblib", "typing_extensions"]
 
 pytestmark = pytest.mark.testbed
@@ -45,9 +50,9 @@ def installation(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def podman_home() -> Iterator[Path]:
-    """Where Podman keeps its images and settings, so that nothing of the tests stays with the user's."""
+@contextmanager
+def podman() -> Iterator[dict[str, str]]:
+    """Settings by which Podman keeps its images in a folder of the tests."""
     folder = Path(tempfile.mkdtemp(prefix="podman-"))  # a short path: sockets are below it
     # Low limits: where the tests themselves run in a container, nobody can raise them. And no network of its own.
     (folder / "containers.conf").write_text(
@@ -57,31 +62,57 @@ def podman_home() -> Iterator[Path]:
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
     )
-    yield folder
+    settings = {"containers.conf": "CONTAINERS_CONF", "storage.conf": "CONTAINERS_STORAGE_CONF"}
+    yield {name: str(folder / file) for file, name in settings.items()}
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(params=list(PROGRAMS))
-def container(request, monkeypatch) -> Container:
+@contextmanager
+def docker() -> Iterator[dict[str, str]]:
+    """A Docker of the tests' own, which makes no network and no rule of the firewall."""
+    folder = Path(tempfile.mkdtemp(prefix="docker-"))
+    daemons = Daemons(folder, {})
+    host = f"unix://{folder}/socket"
+    places = (f"--data-root={folder}/root", f"--exec-root={folder}/run", f"--pidfile={folder}/pid", f"--host={host}")
+    try:
+        daemons.start("dockerd", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", *places)
+        until((folder / "socket").exists, "Docker listens")
+        yield {"DOCKER_HOST": host}
+    finally:
+        daemons.stop_all()
+        for place in (folder / "run/netns/default", folder / "root"):  # it mounts them and leaves them so
+            subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def charliecloud() -> Iterator[dict[str, str]]:
+    yield {"USER": getpass.getuser()}  # as in every login: it insists
+
+
+RUNTIMES = {"charliecloud": ("ch-run", charliecloud), "podman": ("podman", podman), "docker": ("dockerd", docker)}
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def container(request, temporary_directory) -> Iterator[Container]:
     if not IMAGE:
         missing("HPCPOOL_TEST_IMAGE names no root file system")
-    if shutil.which(PROGRAMS[request.param]) is None:
+    program, start = RUNTIMES[request.param]
+    if shutil.which(program) is None:
         missing(f"{request.param} is not installed")
-    monkeypatch.setenv("USER", getpass.getuser())  # as in every login: Charliecloud insists
-    if request.param == "charliecloud":
-        return Container(IMAGE, runtime="charliecloud")
-    home = request.getfixturevalue("podman_home")
-    monkeypatch.setenv("CONTAINERS_CONF", str(home / "containers.conf"))
-    monkeypatch.setenv("CONTAINERS_STORAGE_CONF", str(home / "storage.conf"))
-    import_image()
-    return Container(PODMAN_IMAGE, runtime="podman")
+    with start() as settings, pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        if request.param == "charliecloud":
+            yield Container(IMAGE, runtime="charliecloud")
+        else:
+            import_image(request.param)
+            yield Container(IMPORTED, runtime=request.param)
 
 
-def import_image() -> None:
-    if subprocess.run(["podman", "image", "exists", PODMAN_IMAGE], check=False).returncode == 0:
-        return
+def import_image(program: str) -> None:
     with subprocess.Popen(["tar", "-C", IMAGE, "-c", "."], stdout=subprocess.PIPE) as tar:
-        subprocess.run(["podman", "import", "-", PODMAN_IMAGE], stdin=tar.stdout, check=True, capture_output=True)
+        subprocess.run([program, "import", "-", IMPORTED], stdin=tar.stdout, check=True, capture_output=True)
 
 
 @pytest.fixture
@@ -142,3 +173,23 @@ def test_what_tells_the_job_to_end_reaches_the_manager_in_the_container(script):
     process.send_signal(signal.SIGTERM)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (5, "ending\n"), stderr
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FolderSystem]:
+    with folder_system(monkeypatch, tmp_path) as system:
+        yield system
+
+
+def test_calls_run_in_the_container_and_their_data_and_end_are_as_ever(container, installation, system):
+    if not Path(IMAGE, f"usr/bin/python3.{sys.version_info.minor}").exists():
+        missing("the image has another Python than the tests")
+    with_libraries = dataclasses.replace(container, mounts=(str(installation),))
+    node_pool = system.pool(container=with_libraries, env={"PYTHONPATH": str(installation)})
+    with executor(node_pool) as pool:
+        assert pool.submit(eval, "__import__('sys').executable").result(PATIENCE_S) == "/usr/bin/python3"
+        assert pool.submit(len, bytes(2**20)).result(PATIENCE_S) == 2**20
+        crash = pool.submit(eval, "__import__('os')._exit(7)").exception(PATIENCE_S)
+        assert isinstance(crash, WorkerCrashed)
+        assert pool.submit(abs, -1).result(PATIENCE_S) == 1
+    assert [(job / "code").read_text().strip() for job in system.jobs] == ["0"]

@@ -1,4 +1,4 @@
-"""Launchers with the real programs: Slurm's `srun`, and `ssh` to two servers."""
+"""Launchers with the real programs: Slurm's `srun`, Open MPI's `mpirun` in a Slurm job, and `ssh` to two servers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpcpool.block_script import block_script
-from hpcpool.launchers import Launcher, SrunLauncher, SSHLauncher
+from hpcpool.launchers import Launcher, MpiRunLauncher, SrunLauncher, SSHLauncher
 from tests.conftest import wait_until
 from tests.testbed import sshd
 from tests.testbed.machine import require
@@ -116,6 +116,35 @@ def test_slurm_s_end_of_a_job_tells_each_manager(tmp_path, block, job, words, st
     job[0].signal(*words)
     wait_for(block, "told", 2)
     assert wait_until(lambda: job[0].state().split()[0] == state, timeout_s=30), job[0].state()
+
+
+# mpirun
+
+
+@pytest.fixture
+def mpirun() -> MpiRunLauncher:
+    """Open MPI does not like root, who runs these tests."""
+    require("openmpi-bin")
+    return MpiRunLauncher("--allow-run-as-root")
+
+
+@needs_slurm
+def test_mpirun_starts_a_manager_on_each_node_and_one_that_fails_ends_no_other(tmp_path, block, job, mpirun):
+    job.append(Job(tmp_path, script(block, mpirun, "first fails")))
+    wait_for(block, "up", 2)
+    assert [path.read_text() for path in block.glob("up-*")] == ["it's"] * 2
+    (block / "end").touch()
+    wait_for(block, "done", 1)
+    assert wait_until(lambda: job[0].state().split()[0] in ("COMPLETED", "FAILED"), timeout_s=30), job[0].state()
+    assert (tmp_path / "err").read_text().count("prepared\n") == 2
+
+
+@needs_slurm
+def test_the_end_of_the_block_is_told_by_mpirun(tmp_path, block, job, mpirun):
+    job.append(Job(tmp_path, script(block, mpirun)))
+    wait_for(block, "up", 2)
+    job[0].signal("--batch", "--signal=TERM")
+    wait_for(block, "told", 2)
 
 
 # SSH

@@ -13,7 +13,7 @@ import pytest
 
 from hpcpool import HPCPoolExecutor, NodePool, mpi
 from hpcpool.block_script import block_script
-from hpcpool.launchers import SrunLauncher
+from hpcpool.launchers import MpiRunLauncher, SrunLauncher
 from hpcpool.providers import SlurmProvider
 from tests.testbed.machine import missing, require, until
 from tests.testbed.slurm import NODES, Slurm
@@ -60,6 +60,22 @@ def test_a_function_runs_on_all_ranks_on_both_nodes(node_pool):
         assert sorted(node.host for node in pool.status().nodes) == sorted(NODES)
     assert [(rank, total) for rank, total, _ in ranks] == [(0, 6), (1, 6), (2, 6), (3, 6)]
     assert ranks[0][2] == ranks[1][2] != ranks[2][2] == ranks[3][2]
+
+
+def import_mpi() -> tuple[int, int]:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size
+
+
+@pytest.mark.parametrize("launcher", [SrunLauncher(), MpiRunLauncher("--allow-run-as-root")], ids=["srun", "mpirun"])
+def test_a_call_without_nodes_is_an_mpi_program_of_its_own_and_steps_run_beside_it(node_pool, launcher):
+    with HPCPoolExecutor(node_pool.replace(launcher=launcher)) as pool:
+        pool.wait_for_workers(4, PATIENCE_S)
+        calls = [pool.submit(import_mpi) for _ in range(4)]
+        assert [call.result(PATIENCE_S) for call in calls] == [(0, 1)] * 4
+        ranks = pool.options(nodes=2, ranks=4).submit(mpi.run_on_all, import_mpi).result(PATIENCE_S)
+    assert ranks == [(rank, 4) for rank in range(4)]
 
 
 @pytest.mark.parametrize(("program", "rank"), [("mpirun", "OMPI_COMM_WORLD_RANK"), ("srun", "SLURM_PROCID")])

@@ -142,6 +142,21 @@ def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
         assert call.result(PATIENCE_S) == ""
 
 
+def test_a_block_that_another_job_preempts_has_not_failed_and_its_call_runs_in_the_next(slurm, tmp_path):
+    with HPCPoolExecutor(Config(pool_of(), start_failure_limit=1)) as pool, Gate(tmp_path) as gate:
+        call = pool.submit(pass_gate, gate.path)
+        until(lambda: pool.status().running == 1, "the call runs")
+        first = pool.status().blocks[0].job_id
+        whole = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
+        slurm.run("sbatch", *whole)
+        until(lambda: "PREEMPTED" in slurm.run("squeue", "-h", "-t", "all", "-j", first, "-o", "%T"), "the preemption")
+        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", first)], "another block")
+        gate.open()
+        assert call.result(PATIENCE_S) == ""
+        assert pool.status().node_pools[0].last_failure == ""
+    until(lambda: not slurm.jobs_left(), "no job is left")
+
+
 def job_id() -> str:
     return os.environ["SLURM_JOB_ID"]
 

@@ -34,7 +34,7 @@ from hpcpool.processes.loading import Loading
 from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
-from hpcpool.processes.registrar import TooSmall, ending, needs_of, nodes, pool_of, welcome_of
+from hpcpool.processes.registrar import TooSmall, ending, in_words, needs_of, nodes, pool_of, welcome_of
 from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
@@ -424,7 +424,7 @@ class Interchange:
         if manager.proved is not None:
             self._rejoining.expect(name, message.token)
         self._tell(name, [welcome] if not self._stopping else [welcome, Stop(signal.SIGKILL)])
-        log.info("block=%s manager=%s:%d registered", message.block, message.host, message.pid)
+        log.info("block=%s manager=%s:%d registered, %s", message.block, message.host, message.pid, in_words(message))
 
     def _offer(self, name: bytes, manager: Peer, slots: int, limit: int) -> None:
         if not manager.block or slots < 1 or limit < 1:

@@ -24,6 +24,7 @@ from hpcpool.processes.blob_files import BlobFiles, write_file
 from hpcpool.processes.carrier import fetched
 from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.cores import usable_core_numbers, usable_cores
+from hpcpool.processes.devices import usable_accelerators
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
 from hpcpool.processes.fork_server_handle import ForkServerHandle
 from hpcpool.processes.long_runs import LongRuns
@@ -125,8 +126,8 @@ class Manager:
         self._tasks: dict[int, tuple[Task, list[Any]]] = {}
         self._long_runs = LongRuns()
         self._workers: dict[int, WorkerHandle] = {}
-        register = Register(block, self._host, os.getpid(), usable_cores(), usable_memory_bytes(), token)
-        self._out: list[Any] = [hello(self._node_name), register]
+        resources = usable_cores(), usable_memory_bytes(), usable_accelerators(os.environ)
+        self._out: list[Any] = [hello(self._node_name), Register(block, self._host, os.getpid(), *resources, token)]
         self._out_frames: list[Any] = []
         self._announced_capacity = (0, 0)
         self._refill = False

@@ -25,7 +25,7 @@ def limits_threads(pool: NodePool) -> bool:
 
 
 class TooSmall(Exception):
-    """A node has no room for one worker; the message says what it lacks."""
+    """A node has no room for one worker, or not the accelerators; the message says what it lacks."""
 
 
 def pool_of(config: Config, block: str) -> NodePool:
@@ -35,8 +35,10 @@ def pool_of(config: Config, block: str) -> NodePool:
 
 
 def welcome_of(config: Config, setup: Setup, node: Register) -> tuple[Welcome, Shape]:
-    """Return what the manager of a node is told, and its shape; `TooSmall` if there is no room for a worker."""
+    """Return what the manager of a node is told, and its shape; `TooSmall` if it has less than its pool says."""
     pool = pool_of(config, node.block)
+    if isinstance(pool.accelerators, int) and 0 <= node.accelerators < pool.accelerators:
+        raise TooSmall(_too_few_accelerators(pool, node))
     shape = offer_of(pool, setup.workers).shape(node.cores, node.memory_bytes)
     if not shape.slots:
         raise TooSmall(_shortage(pool, node))
@@ -55,12 +57,24 @@ def welcome_of(config: Config, setup: Setup, node: Register) -> tuple[Welcome, S
     return welcome, shape
 
 
+def in_words(node: Register) -> str:
+    """Return what a node has, for the log."""
+    devices = "" if node.accelerators < 0 else f", {node.accelerators} accelerators"
+    return f"{node.cores} cores, {size(node.memory_bytes)}{devices}"
+
+
 def _shortage(pool: NodePool, node: Register) -> str:
     wants = f"cores_per_worker={pool.cores_per_worker}"
     if pool.memory_per_worker_bytes is not None:
         wants += f" and memory_per_worker={size(pool.memory_per_worker_bytes)}"
     has = f"{node.cores} cores and {size(node.memory_bytes)}"
     return f"{node.host} has {has}, too little for one worker of node pool {pool.name!r} with {wants}; ask for less"
+
+
+def _too_few_accelerators(pool: NodePool, node: Register) -> str:
+    wants = f"node pool {pool.name!r} says accelerators={pool.accelerators}"
+    what = "ask the batch system for so many on each node, or say how many there are"
+    return f"{node.host} lets this job use {node.accelerators or 'no'} accelerators, and {wants}; {what}"
 
 
 def needs_of(task: Task) -> tuple[Needs | None, float]:

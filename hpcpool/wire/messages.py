@@ -123,6 +123,8 @@ class Register(Struct, tag=11):
     pid: int
     cores: int
     memory_bytes: int = 0
+    #: -1: nobody knows.
+    accelerators: int = -1
     #: It may come back with this when its connection breaks (see `Rejoin`); b"": it will not.
     token: bytes = b""
 

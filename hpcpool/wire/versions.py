@@ -30,7 +30,7 @@ def disagreement(mine: Hello, theirs: Hello) -> str:
             return (
                 f"{what} differs: {here} on {mine.host} (hpcpool {mine.version}, Python {mine.python}), "
                 f"{there} on {theirs.host} (hpcpool {theirs.version}, Python {theirs.python}). "
-                f"Install the same {what} on both, or start the workers with the client's interpreter."
+                f"Install the same {what} on both, or name a fitting interpreter with python= of the node pool."
             )
     return ""
 

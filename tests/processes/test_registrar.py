@@ -6,7 +6,7 @@ from hpcpool import Config, NodePool
 from hpcpool.core.needs import Shape
 from hpcpool.core.offer import Offer
 from hpcpool.processes.offers import offer_of
-from hpcpool.processes.registrar import TooSmall, limits_threads, needs_of, pool_of, welcome_of
+from hpcpool.processes.registrar import TooSmall, in_words, limits_threads, needs_of, pool_of, welcome_of
 from hpcpool.providers import LocalProvider, SlurmProvider
 from hpcpool.wire.messages import Register, Setup, Task
 
@@ -36,6 +36,23 @@ def test_a_node_without_room_for_a_worker_is_refused_with_what_it_lacks():
         welcome(cores_per_worker=32)
     with pytest.raises(TooSmall, match="memory_per_worker=65 GB"):
         welcome(memory_per_worker="65GB")
+
+
+def test_a_node_with_fewer_accelerators_than_its_pool_says_is_refused():
+    config = Config(NodePool(name="big", accelerators=2))
+    for known, count in ((1, "1"), (0, "no")):
+        node = Register("big-0", "n1", 1, 16, 64 * GB, known)
+        with pytest.raises(TooSmall, match=f"n1 lets this job use {count} accelerators, .*'big' says accelerators=2; "):
+            welcome_of(config, SETUP, node)
+    for enough_or_unknown in (2, 3, -1):
+        welcome_of(config, SETUP, Register("big-0", "n1", 1, 16, 64 * GB, enough_or_unknown))
+    named = Config(NodePool(name="big", accelerators=("0,1", "2")))
+    welcome_of(named, SETUP, Register("big-0", "n1", 1, 16, 64 * GB, 1))  # who names them knows them
+
+
+def test_what_a_node_has_is_told_in_the_log():
+    assert in_words(NODE) == "16 cores, 64 GB"
+    assert in_words(Register("big-0", "n1", 1, 2, 8 * GB, 4)) == "2 cores, 8 GB, 4 accelerators"
 
 
 def test_the_pool_of_a_block_is_found_by_its_name():

@@ -64,7 +64,7 @@ def test_a_node_with_another_python_is_refused_and_the_others_serve_on(system, o
         assert [node.block for node in pool.status().nodes] == ["own-0"]
     assert f"Python {platform.python_version()}" in told
     assert f"Python {version}" in told
-    assert "start the workers with the client's interpreter" in told
+    assert "name a fitting interpreter with python= of the node pool" in told
 
 
 def test_where_all_nodes_have_another_python_every_future_says_so(system, other):

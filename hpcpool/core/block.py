@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hpcpool.core.block_orders import Phase, Sight
+from hpcpool.core.placement import GRACE_S
 from hpcpool.core.scaling import BlockView, Stage
 
 
@@ -56,9 +57,21 @@ class Block:
     cancels: int = 0
     cancel_at: float | None = None
 
-    def view(self) -> BlockView:
-        """Return what scaling must know of it."""
-        return BlockView(self.name, self._stage, self.idle_since, self.submitted_at)
+    def view(self, longest_s: float = 0.0, now: float = 0.0) -> BlockView:
+        """Return what scaling must know of it; `longest_s`: how long the longest task runs that waits for its pool."""
+        return BlockView(self.name, self._stage, self.idle_since, self.submitted_at, self._is_too_short(longest_s, now))
+
+    def left_s(self, now: float) -> float | None:
+        """How long it can still run tasks (seconds); None: no end is known."""
+        return None if self.ends_at is None else self.ends_at - now - GRACE_S
+
+    def _is_too_short(self, longest_s: float, now: float) -> bool:
+        left_s = self.left_s(now)
+        if left_s is None or self.running_since is None:
+            return False
+        # What another one would have, if its manager takes no longer to come than what is kept free at the end.
+        anew_s = left_s + (now - self.running_since) - GRACE_S
+        return left_s < longest_s <= anew_s
 
     @property
     def _stage(self) -> Stage:

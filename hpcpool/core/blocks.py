@@ -24,7 +24,6 @@ from hpcpool.core.block_orders import (
     Warned,
 )
 from hpcpool.core.demand import Demand, Room, share_out
-from hpcpool.core.placement import GRACE_S
 from hpcpool.core.scaling import Plan, PoolSnapshot, plan, target_blocks
 
 #: A block whose managers have gone has so long (seconds) to end by itself.
@@ -269,7 +268,7 @@ class Blocks:
         # While nobody knows, a block is taken to have one slot: so others get their share of large work, too.
         slots = pool.slots_per_block or 1
         useful = [block for block in self._of(pool) if block.ending is None and not block.is_retiring]
-        left = tuple((slots, block.ends_at - now - GRACE_S) for block in useful if block.ends_at is not None)
+        left = tuple((slots, left_s) for block in useful if (left_s := block.left_s(now)) is not None)
         is_failing = pool.start_failures >= self.start_failure_limit
         most = pool.limits.max_blocks if pool.ordered is None else pool.ordered
         return Room(pool.limits.pool, slots * len(useful), slots * most, is_failing, left)
@@ -279,6 +278,7 @@ class Blocks:
 
     def _snapshot(self, pool: _Pool, wanted_slots: int, now: float) -> PoolSnapshot:
         limits, allowance = pool.limits, pool.allowance
+        longest_s = max((demand.time_s for demand in self._demands if demand.suits(limits.pool)), default=0.0)
         return PoolSnapshot(
             init_blocks=0 if pool.is_finishing else limits.init_blocks,
             min_blocks=0 if pool.is_finishing else limits.min_blocks,
@@ -286,7 +286,7 @@ class Blocks:
             parallelism=limits.parallelism,
             max_idle_time_s=limits.max_idle_time_s,
             ordered=pool.ordered,
-            blocks=tuple(block.view() for block in self._of(pool)),
+            blocks=tuple(block.view(longest_s, now) for block in self._of(pool)),
             started=pool.started,
             slots_per_block=pool.slots_per_block,
             wanted_slots=wanted_slots,

@@ -22,6 +22,10 @@ class Demand(NamedTuple):
     #: How long they run (seconds); 0: nobody knows.
     time_s: float = 0.0
 
+    def suits(self, pool: str) -> bool:
+        """Whether a node pool can run them."""
+        return self.pools is None or pool in self.pools
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -51,7 +55,7 @@ def share_out(demands: Iterable[Demand], rooms: Sequence[Room]) -> dict[str, int
     order = sorted(rooms, key=lambda room: room.is_failing)
     # Those that have the least choice choose first.
     for demand in sorted(demands, key=lambda demand: len(demand.pools) if demand.pools is not None else len(rooms)):
-        able = [room for room in order if demand.pools is None or room.pool in demand.pools]
+        able = [room for room in order if demand.suits(room.pool)]
         slots = demand.tasks * demand.slots_per_task
         for room in able:
             # They are there, and another block is wanted besides.

@@ -35,6 +35,8 @@ class BlockView:
     idle_since: float | None = None
     #: When it was asked for.
     submitted_at: float = 0.0
+    #: It ends too soon for some task that waits, and a new one would not.
+    is_too_short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ def plan(pool: PoolSnapshot, now: float) -> Plan:
         return _start(pool, min(target - pool.useful, pool.max_blocks - len(pool.blocks)), now)
     if pool.useful > target:
         return _give_back(pool, pool.useful - target, now)
-    return Plan()
+    return _make_room(pool, now) if pool.useful == pool.max_blocks and pool.ordered is None else Plan()
 
 
 def target_blocks(pool: PoolSnapshot) -> int:
@@ -156,6 +158,18 @@ def _give_back(pool: PoolSnapshot, surplus: int, now: float) -> Plan:
         retire=tuple(name for name in over if name in idle_since),
         ask_again_at=min((at for at in due.values() if at > now), default=None),
     )
+
+
+def _make_room(pool: PoolSnapshot, now: float) -> Plan:
+    """Give back the block that has waited longest for a task which it has the time for: another takes its place."""
+    if pool.max_idle_time_s is None:
+        return Plan()
+    idle_since = {b.name: b.idle_since for b in pool.blocks if b.is_too_short and b.idle_since is not None}
+    if not idle_since:
+        return Plan()
+    longest = min(idle_since, key=idle_since.__getitem__)
+    due = idle_since[longest] + pool.max_idle_time_s
+    return Plan(retire=(longest,)) if due <= now else Plan(ask_again_at=due)
 
 
 def _give_back_as_ordered(pool: PoolSnapshot, surplus: int) -> Plan:

@@ -470,3 +470,57 @@ def test_a_task_that_no_block_has_time_for_gets_one_more_and_not_again_and_again
     assert blocks.look(long, NOW + 1) == []
     blocks.seen(second, replace(RUNNING, ends_at=NOW + 600.0), NOW + 1)
     assert blocks.look(long, NOW + 2) == []
+
+
+def full(**changes: object) -> tuple[Blocks, str]:
+    """A node pool that may have one block, and has it: it is idle, runs for 1000 s, and 400 s have passed."""
+    blocks = some(slots_per_block=1, max_blocks=1, max_idle_time_s=60.0, **changes)
+    (name,) = serving(blocks, work=[Demand(1)])
+    blocks.seen(name, replace(RUNNING, ends_at=NOW + 1000.0), NOW)
+    blocks.idle(name, NOW + 400.0)
+    return blocks, name
+
+
+def test_an_idle_block_makes_room_for_one_that_has_time_for_what_waits():
+    blocks, name = full()
+    long = [Demand(1, time_s=900.0)]
+    assert blocks.look(long, NOW + 401.0) == []
+    assert blocks.next_look_at() == NOW + 460.0
+    assert blocks.look(long, NOW + 460.0) == [Retire(name, is_ordered=False)]
+    assert blocks.look(long, NOW + 461.0) == []
+    blocks.retired(name, NOW + 461.0)
+    blocks.seen(name, replace(RUNNING, phase=Phase.ENDED), NOW + 470.0)
+    assert isinstance(blocks.look(long, NOW + 470.0)[0], Submit)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        [Demand(1, time_s=500.0)],  # it has the time
+        [Demand(1, time_s=999.0)],  # another would not have it either
+        [Demand(1), Demand(1, time_s=900.0, pools=frozenset("b"))],  # that is not for this pool
+        [Demand(5)],  # nobody knows how long it runs
+    ],
+)
+def test_it_does_not_where_that_would_be_of_no_use(work):
+    blocks, _ = full()
+    assert blocks.look(work, NOW + 460.0) == []
+
+
+def test_it_does_not_where_another_block_can_be_had_besides():
+    blocks, name = some(slots_per_block=1, max_blocks=2, max_idle_time_s=60.0), "a-0"
+    serving(blocks, work=[Demand(1)])
+    blocks.seen(name, replace(RUNNING, ends_at=NOW + 1000.0), NOW)
+    blocks.idle(name, NOW + 400.0)
+    assert [type(order) for order in blocks.look([Demand(1, time_s=900.0)], NOW + 460.0)] == [Submit]
+
+
+def test_nor_a_block_that_is_never_to_be_given_back_or_that_the_user_has_ordered():
+    blocks, _ = full()
+    blocks.ordered("a", 1)
+    assert blocks.look([Demand(1, time_s=900.0)], NOW + 460.0) == []
+    kept = some(slots_per_block=1, max_blocks=1, max_idle_time_s=None)
+    (name,) = serving(kept, work=[Demand(1)])
+    kept.seen(name, replace(RUNNING, ends_at=NOW + 1000.0), NOW)
+    kept.idle(name, NOW + 400.0)
+    assert kept.look([Demand(1, time_s=900.0)], NOW + 460.0) == []

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
+import time
 
 import msgspec
 
-from hpcpool.processes.connection import Connection
+from hpcpool.processes.connection import TUNNEL, Connection
 from hpcpool.processes.dialling import Unreachable, connect
 from hpcpool.wire.file_transfer import FileLine, Greeting
 from hpcpool.wire.staged import FOLDER_VARIABLE
 from hpcpool.wire.tls import FILES_PROTOCOL, client_context
 
 _FILE = "files.json"
-#: How long it may take to find the interchange (seconds): the manager has found it at the same address.
+#: How long it may take to find the interchange (seconds): the manager has found it at the same address. A tunnel may be
+#: broken in this moment, so it is dialled again after a pause.
 _DIAL_S = 60.0
+_PAUSE_S = 1.0
 #: A silent connection is tried after so long, then so often, so many times (seconds): a worker may wait long for its
 #: turn, and must not wait for a host that is gone.
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -34,10 +38,7 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
         """Return a connection; `ConnectionError` if there is none to be had."""
         context = client_context(self.authority.encode(), self.key.encode())
         context.set_alpn_protocols([FILES_PROTOCOL])
-        try:
-            end, _ = connect(self.addresses, context, _DIAL_S)
-        except Unreachable as error:
-            raise ConnectionError(str(error)) from error
+        end = self._connect(context, time.monotonic() + _DIAL_S)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):  # macOS has other names
@@ -47,22 +48,35 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
         line.say(Greeting(self.manager))
         return line
 
+    def _connect(self, context: ssl.SSLContext, deadline: float) -> ssl.SSLSocket:
+        while True:
+            try:
+                return connect(self.addresses, context, deadline - time.monotonic())[0]
+            except Unreachable as error:
+                is_tunnelled = any(address.startswith(TUNNEL) for address in self.addresses)
+                if not is_tunnelled or time.monotonic() + _PAUSE_S >= deadline:
+                    raise ConnectionError(str(error)) from error
+            time.sleep(_PAUSE_S)
 
-def leave_word(run_directory: str, connection: Connection, found_at: tuple[object, ...], manager: str) -> None:
-    """Tell those that this process starts how to get files of the client; again, when that has changed.
+
+def leave_word(
+    run_directory: str, connection: Connection, address: str, found_at: tuple[object, ...], manager: str
+) -> None:
+    """Tell those that this process starts how to get files of the client.
 
     Args:
         run_directory: the node's own, for this user alone.
         connection: how the manager has found the interchange.
-        found_at: the address where it is, as of `socket.getpeername`.
+        address: the one of those that has led there.
+        found_at: where that is, as of `socket.getpeername`.
         manager: its name.
     """
-    port = FilePort([_address(found_at)], connection.authority, connection.key, manager)
-    path = os.path.join(run_directory, _FILE)
-    descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # A tunnel that has been lost may be at another of its addresses when it is back.
+    ways = [way for way in connection.addresses if way.startswith(TUNNEL)] if address.startswith(TUNNEL) else []
+    port = FilePort(ways or [_address(found_at)], connection.authority, connection.key, manager)
+    descriptor = os.open(os.path.join(run_directory, _FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.json.encode(port))
-    os.rename(f"{path}.new", path)
     os.environ[FOLDER_VARIABLE] = run_directory
 
 

@@ -95,7 +95,6 @@ class ManagerProcess:
         census: int,
     ) -> None:
         self._block = block
-        self._connection = connection
         #: It shares no memory with the client.
         self._is_far = not connection.directory
         self._run_directory = directory
@@ -117,7 +116,8 @@ class ManagerProcess:
             token = os.urandom(16)
             self._redialling = Redialling(connection, token, self._loop, self._go_on)
         if self._is_far:
-            self._leave_word()
+            name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
+            leave_word(directory, connection, address, stream.peer_address, name)
         self._manager = Manager(
             directory, connection.start_method, block, user_stderr, census, self._loop, self._say, token=token
         )
@@ -147,11 +147,6 @@ class ManagerProcess:
         os.read(self._wake_read, 4096)
 
     # -- the stream --
-
-    def _leave_word(self) -> None:
-        """Tell workers how they get files of the client."""
-        name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
-        leave_word(self._run_directory, self._connection, self._stream.peer_address, name)
 
     def _say(self, messages: Sequence[Any], frames: Sequence[Any]) -> None:
         if self._is_connected or self._redialling is not None:
@@ -197,7 +192,6 @@ class ManagerProcess:
         self._is_connected, self._is_full = True, False
         self._loop.add(self._stream, self._on_ready)
         self._watch_stream()
-        self._leave_word()
 
     def _hear(self) -> None:
         try:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 
 import pytest
 
 from hpcpool.processes.connection import Connection
+from hpcpool.processes.dialling import Unreachable
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.file_desk import FileDesk
 from hpcpool.processes.file_port import _address, leave_word, read_word
@@ -37,7 +39,7 @@ def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, 
     guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), {FILES_PROTOCOL: desk.admit})
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     connection = Connection([], "fork", authority=authority, key=key)
-    leave_word(str(tmp_path), connection, ("127.0.0.1", guests.port), "host:1")
+    leave_word(str(tmp_path), connection, "tcp://there:1", ("127.0.0.1", guests.port), "host:1")
     assert os.environ[staged.FOLDER_VARIABLE] == str(tmp_path)
     assert (tmp_path / "files.json").stat().st_mode & 0o777 == 0o600
     answers: list[object] = []
@@ -64,9 +66,45 @@ def test_that_there_is_no_way_in_is_a_connection_error(tmp_path, monkeypatch):
     guests = Guests(EventLoop(), (0, 0), lambda stream, block: None, {})
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     guests.close()
-    leave_word(
-        str(tmp_path), Connection([], "fork", authority=authority, key=key), ("127.0.0.1", guests.port), "host:1"
-    )
+    connection = Connection([], "fork", authority=authority, key=key)
+    leave_word(str(tmp_path), connection, "tcp://there:1", ("127.0.0.1", guests.port), "host:1")
     monkeypatch.setattr("hpcpool.processes.file_port._DIAL_S", 0.1)
     with pytest.raises(ConnectionError, match="the interchange cannot be reached"):
         read_word(str(tmp_path)).open()
+
+
+@pytest.mark.parametrize("scheme", ["tunnel", "tcp"])
+def test_a_tunnel_that_is_broken_is_dialled_again_at_all_of_its_addresses(tmp_path, monkeypatch, scheme):
+    monkeypatch.setenv(staged.FOLDER_VARIABLE, "")
+    monkeypatch.setattr("hpcpool.processes.file_port._PAUSE_S", 0.0)
+    monkeypatch.setattr("hpcpool.processes.file_port.client_context", lambda authority, key: StandInContext())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _ = listening.accept()
+    dialled: list[list[str]] = []
+
+    def connect(addresses, context, timeout_s):
+        dialled.append(addresses)
+        if len(dialled) < 3:
+            raise Unreachable("nobody is there")
+        return ours, addresses[0]
+
+    monkeypatch.setattr("hpcpool.processes.file_port.connect", connect)
+    ways = ["tcp://192.0.2.1:7", "tunnel://there:1", "tunnel://there:2"]
+    address = next(way for way in ways if way.startswith(scheme))
+    leave_word(str(tmp_path), Connection(ways, "fork"), address, ("192.0.2.1", 7), "host:1")
+    with contextlib.closing(ours), contextlib.closing(theirs):
+        if scheme == "tcp":
+            with pytest.raises(ConnectionError, match="nobody is there"):
+                read_word(str(tmp_path)).open()
+            assert dialled == [["tcp://192.0.2.1:7"]]
+        else:
+            with contextlib.closing(read_word(str(tmp_path)).open()):
+                assert dialled == [["tunnel://there:1", "tunnel://there:2"]] * 3
+
+
+class StandInContext:
+    """Of TLS, where none is spoken."""
+
+    def set_alpn_protocols(self, protocols: list[str]) -> None:
+        assert protocols == [FILES_PROTOCOL]

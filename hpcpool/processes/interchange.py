@@ -436,7 +436,7 @@ class Interchange:
             if not self._scheduler.held_by(name) and self._kept.evacuate(name):
                 self._send_off(name)
         elif manager.registered:
-            self._scheduler.capacity_changed(name, slots, manager.takes)
+            self._scheduler.capacity_changed(name, *manager.capacity)
         else:
             manager.registered = True
             self._carrier.joined(name, is_far=manager.proved is not None)

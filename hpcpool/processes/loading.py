@@ -57,7 +57,7 @@ class Loading:
         """A node has enough: have those of these tasks queued again, newest first, that no slot is free for."""
         manager = self._managers[name]
         manager.is_laden = True
-        self._scheduler.capacity_changed(name, manager.slots, manager.takes)
+        self._scheduler.capacity_changed(name, *manager.capacity)
         surplus = max(0, self._scheduler.held_by(name) - manager.slots)
         back = [task for task in left if self._tasks[task][0].needs is None][:surplus]
         self._scheduler.returned(name, back)  # none is dropped: they were queued a moment ago
@@ -68,4 +68,4 @@ class Loading:
         manager = self._managers.get(name)
         if manager is not None and manager.is_laden and not self._carrier.is_laden(name):
             manager.is_laden = False
-            self._scheduler.capacity_changed(name, manager.slots, manager.takes)
+            self._scheduler.capacity_changed(name, *manager.capacity)

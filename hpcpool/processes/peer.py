@@ -30,8 +30,8 @@ class Peer:
     shape: Shape | None = None
 
     @property
-    def takes(self) -> int:
-        """How many tasks it is given at most: one that is cut off none, a laden one none ahead of its slots."""
+    def capacity(self) -> tuple[int, int]:
+        """Slots, and tasks in all, that it is given work for: cut off none, laden none ahead of its slots."""
         if self.is_cut_off:
-            return 0
-        return min(self.slots, self.limit) if self.is_laden else self.limit
+            return 0, 0
+        return self.slots, min(self.slots, self.limit) if self.is_laden else self.limit

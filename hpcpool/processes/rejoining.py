@@ -130,6 +130,6 @@ class Rejoining:
         manager = self._managers[name]
         manager.is_cut_off = is_cut_off
         if manager.registered:
-            self._scheduler.capacity_changed(name, manager.slots, manager.takes)
+            self._scheduler.capacity_changed(name, *manager.capacity)
         what = "cut off: its connection broke" if is_cut_off else "back over another connection"
         log.warning("block=%s manager=%s:%d %s", manager.block, manager.hello.host, manager.hello.pid, what)

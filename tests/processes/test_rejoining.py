@@ -1,0 +1,76 @@
+"""Managers that are cut off, as the interchange sees them. Whole pools whose tunnels break are in `tests/live`."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from hpcpool.core.silence import Silence
+from hpcpool.processes.event_loop import EventLoop
+from hpcpool.processes.peer import Peer
+from hpcpool.processes.rejoining import Rejoining
+from hpcpool.processes.streams import Streams
+from hpcpool.wire.lasting_stream import LastingStream
+from hpcpool.wire.messages import Heartbeat
+from hpcpool.wire.stream import Message
+from hpcpool.wire.versions import hello
+from tests.core.schedulers import A, B, leases, scheduler, submit
+
+
+class Desk:
+    """Two managers with two slots each, whose connections can be broken."""
+
+    def __init__(self) -> None:
+        self.loop = EventLoop()
+        self.streams = Streams(self.loop)
+        self.scheduler = scheduler(a=(2, 4), b=(2, 4))
+        self.managers = {
+            name: Peer(hello(), block="p-0", proved="p-0", registered=True, slots=2, limit=4) for name in (A, B)
+        }
+        silence = Silence(5.0, 30.0)
+        self.rejoining = Rejoining(self.loop, self.streams, self.managers, self.scheduler, silence, self.hear)
+        self.others: dict[bytes, LastingStream] = {}
+        self.was_cut_off: dict[bytes, bool] = {}
+        for name in (A, B):
+            ours, self.others[name] = map(LastingStream, socket.socketpair())
+            self.streams.add(name, ours, self.hear)
+            self.rejoining.expect(name, b"token of " + name)
+
+    def hear(self, name: bytes, messages: list[Message], is_open: bool) -> None:
+        if not is_open:
+            self.was_cut_off[name] = self.rejoining.cut_off(name)
+
+    def break_off(self, name: bytes) -> None:
+        """What is closed with something unread in it is reset."""
+        self.streams.send(name, [Heartbeat()])
+        self.others[name].close()
+        self.loop.wait(0)
+
+    def close(self) -> None:
+        for other in self.others.values():
+            other.close()
+        self.streams.close()
+        self.rejoining.close()
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    with contextlib.closing(Desk()) as desk:
+        yield desk
+
+
+def test_an_end_in_order_is_no_break(desk):
+    desk.others[A].close()
+    desk.loop.wait(0)
+    assert desk.was_cut_off == {A: False}
+
+
+@pytest.mark.parametrize("needs", [{}, {"cores": 2}], ids=["narrow", "wide"])
+def test_who_is_cut_off_gets_no_calls_even_with_free_slots(desk, needs):
+    desk.break_off(A)
+    assert desk.was_cut_off == {A: True}
+    submit(desk.scheduler, *range(10), **needs)
+    assert list(leases(desk.scheduler)) == [B]

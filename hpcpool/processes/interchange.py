@@ -410,6 +410,9 @@ class Interchange:
         if self._setup is None:
             self._drop(name, "it came before the client")
             return
+        if manager.block:
+            self._drop(name, "it registered twice")
+            return
         if manager.proved not in (None, message.block):
             self._drop(name, f"it has the key of block {manager.proved}, and says that it is of {message.block}")
             return

@@ -68,7 +68,7 @@ class Rejoining:
         """Let a manager come back no more; nothing happens if it may not anyway."""
         manager = self._managers.get(name)
         if manager is not None and manager.token:
-            del self._names[manager.token]
+            self._names.pop(manager.token, None)  # gone if another manager has claimed the same
             manager.token = b""
 
     def cut_off(self, name: bytes) -> bool:

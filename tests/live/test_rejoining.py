@@ -14,10 +14,11 @@ import psutil
 import pytest
 
 from hpcpool import BrokenPool
-from hpcpool.processes.dialling import connect
-from hpcpool.wire.messages import Heartbeat, Rejoin, encode
+from hpcpool.processes.dialling import connect, dial
+from hpcpool.wire.messages import Heartbeat, Register, Rejoin, encode
 from hpcpool.wire.stream import Stream
 from hpcpool.wire.tls import REJOIN_PROTOCOL, TlsEnd, client_context
+from hpcpool.wire.versions import hello
 from tests.live import calls, far
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 from tests.live.tunnel import Tunnel, tunnel
@@ -196,4 +197,24 @@ def test_who_is_not_known_does_not_come_back(way, said):
             stream.send(said)
             until(lambda: not (stream.receive(), stream.is_open)[1], "it is turned away")
         until(lambda: "turned away" in log())
+        assert pool.submit(abs, -3).result(PATIENCE_S) == 3
+
+
+def test_a_manager_cannot_leave_a_token_behind_that_leads_nowhere(way):
+    with executor(way.config()) as pool:
+        file, block = manager().cmdline()[-4:-2]
+        connection = json.loads(Path(file).read_text())
+        ways = connection["addresses"], connection["authority"].encode(), connection["key"].encode()
+        with contextlib.closing(dial(*ways, PATIENCE_S)[0]) as stream:
+            twice = [Register(block, "evil", 1, 1, token=token * 16) for token in (b"x", b"y")]
+            stream.send(encode([hello(), *twice]))
+            until(lambda: not (stream.receive(), stream.is_open)[1], "it is dropped")
+        assert "it registered twice" in log()
+        for token in (b"x", b"y"):
+            context = client_context(*ways[1:])
+            context.set_alpn_protocols([REJOIN_PROTOCOL])
+            end, _ = connect(ways[0], context, PATIENCE_S)
+            with contextlib.closing(Stream(TlsEnd(end))) as stream:
+                stream.send(encode([Rejoin(token * 16, 0)]))
+                until(lambda stream=stream: not (stream.receive(), stream.is_open)[1], "it is turned away")
         assert pool.submit(abs, -3).result(PATIENCE_S) == 3

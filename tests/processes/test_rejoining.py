@@ -74,3 +74,11 @@ def test_who_is_cut_off_gets_no_calls_even_with_free_slots(desk, needs):
     assert desk.was_cut_off == {A: True}
     submit(desk.scheduler, *range(10), **needs)
     assert list(leases(desk.scheduler)) == [B]
+
+
+def test_managers_with_the_same_token_are_forgotten_one_by_one(desk):
+    desk.rejoining.expect(B, b"token of a")
+    for name in (A, B, A):
+        desk.rejoining.forget(name)
+    desk.break_off(B)
+    assert desk.was_cut_off == {B: False}

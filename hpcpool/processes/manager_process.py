@@ -174,17 +174,21 @@ class ManagerProcess:
                 self._on_break()
 
     def _on_break(self) -> None:
+        """The connection has ended, or (then it is open still) has fallen silent."""
         self._loop.remove(self._stream)
         self._is_connected = self._is_full = False
         if self._stream.trouble:
             log.error("block=%s connection lost: %s", self._block, self._stream.trouble)
         if self._redialling is None or self._manager.is_leaving:
             self._manager.interchange_ended()
+            return
+        log.warning("block=%s the tunnel to the interchange is broken: it is dialled again", self._block)
+        stream = cast(LastingStream, self._stream)
+        if stream.is_open:
+            stream.give_up()
         else:
-            log.warning("block=%s the tunnel to the interchange is broken: it is dialled again", self._block)
-            stream = cast(LastingStream, self._stream)
             stream.break_off()
-            self._redialling.begin(stream.received)
+        self._redialling.begin(stream.received)
 
     def _go_on(self, fresh: Stream) -> None:
         """The interchange was found again."""

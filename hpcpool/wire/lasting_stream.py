@@ -37,6 +37,8 @@ class LastingStream(Stream):
         self._untold_messages = self._untold_bytes = 0
         #: The other side will tell first what it has had; then the rest is sent again.
         self._is_waiting = False
+        #: Connections that were given up, until the other side is known to have the next one.
+        self._given_up: list[Any] = []
 
     def send(self, header: bytes, frames: Sequence[Any] = ()) -> None:
         """As of `Stream`; without a connection it is kept for the next."""
@@ -62,8 +64,23 @@ class LastingStream(Stream):
 
     def break_off(self) -> None:
         """Let go of the connection. What is sent from now on waits for the next one."""
-        self.close()
+        super().close()
         self._unsent.clear()
+
+    def give_up(self) -> None:
+        """As `break_off`, of a connection that has fallen silent.
+
+        It stays open until the other side goes on over the next one: should it carry again, its end would come first,
+        and be taken for the end of this process.
+        """
+        self.is_open = False
+        self._unsent.clear()
+        self._given_up.append(self._socket)
+
+    def close(self) -> None:
+        """Close this end."""
+        super().close()
+        self._close_given_up()
 
     def confirmed(self, has_had: int) -> None:
         """The other side has had so many messages: they need not be kept. `MessageError` if that cannot be."""
@@ -86,7 +103,8 @@ class LastingStream(Stream):
         """
         if has_had is not None:
             self.confirmed(has_had)
-        self.break_off()
+        if self._socket not in self._given_up:
+            self.break_off()
         self._take_over(fresh)
         self._is_waiting = has_had is None
         if has_had is not None:
@@ -100,7 +118,13 @@ class LastingStream(Stream):
         self.confirmed(has_had)
         if self._is_waiting:
             self._is_waiting = False
+            self._close_given_up()
             self._send_again()
+
+    def _close_given_up(self) -> None:
+        for end in self._given_up:
+            end.close()
+        self._given_up.clear()
 
     def _send_again(self) -> None:
         for header, frames in self._unconfirmed:

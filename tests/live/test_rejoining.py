@@ -105,6 +105,21 @@ def test_a_tunnel_that_carries_nothing_any_more_is_given_up_in_time(way, tmp_pat
         assert manager().pid == first.pid
 
 
+def test_a_tunnel_that_falls_silent_for_a_while_loses_no_call(way, tmp_path):
+    gate, started = tmp_path / "gate", tmp_path / "started"
+    with executor(way.config(heartbeat_timeout_s=20.0)) as pool:
+        running = pool.submit(calls.wait_for, gate, started)
+        until(started.exists)
+        way.stall()
+        until(lambda: way.stalled > 1, "the manager has given it up")
+        way.resume()
+        until(lambda: "back over another connection" in log())
+        gate.touch()
+        assert isinstance(running.result(PATIENCE_S), int)
+        assert running.info.attempt == 1
+        assert "lost" not in log()
+
+
 def test_a_cut_off_call_can_be_killed_and_a_kept_result_fetched_when_it_is_back(way, tmp_path):
     gate, started = tmp_path / "gate", tmp_path / "started"
     with executor(way.config()) as pool:

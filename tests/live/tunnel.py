@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import select
 import selectors
 import socket
 import struct
@@ -59,7 +60,9 @@ class Tunnel:
         (folder / "port").write_text(str(self.port))
         #: The two ends of each connection, by both: the interchange's and the manager's.
         self._others: dict[socket.socket, socket.socket] = {}
-        self._frozen: list[socket.socket] = []
+        #: The same of those that are frozen, oldest first.
+        self._frozen: dict[socket.socket, socket.socket] = {}
+        self._is_frozen = False
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listening, selectors.EVENT_READ)
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -84,6 +87,19 @@ class Tunnel:
     def freeze_all(self) -> None:
         """Carry nothing any more of what is connected, and tell nobody, as when a network is gone."""
         self._do(self._freeze_all)
+
+    def stall(self) -> None:
+        """Carry nothing, also of what is yet to be connected, until `resume`: a network that has a pause."""
+        self._do(self._stall)
+
+    @property
+    def stalled(self) -> int:
+        """How many connections carry nothing."""
+        return len(self._frozen) // 2
+
+    def resume(self) -> None:
+        """Carry on, with the oldest connections first, as one SSH connection does that carries them all."""
+        self._do(self._resume)
 
     def shut(self) -> None:
         """Break everything and let nobody in, until it is opened again."""
@@ -136,6 +152,8 @@ class Tunnel:
         for end, other in ((ours, theirs), (theirs, ours)):
             self._others[end] = other
             self._selector.register(end, selectors.EVENT_READ)
+        if self._is_frozen:
+            self._freeze_all()
 
     def _carry(self, end: socket.socket) -> None:
         try:
@@ -163,8 +181,22 @@ class Tunnel:
     def _freeze_all(self) -> None:
         for end in self._others:
             self._selector.unregister(end)
-        self._frozen += self._others
+        self._frozen |= self._others
         self._others.clear()
+
+    def _stall(self) -> None:
+        self._is_frozen = True
+        self._freeze_all()
+
+    def _resume(self) -> None:
+        self._is_frozen = False
+        frozen, self._frozen = self._frozen, {}
+        self._others |= frozen
+        for end in frozen:
+            self._selector.register(end, selectors.EVENT_READ)
+        for end in frozen:
+            if end in self._others and select.select([end], [], [], 0)[0]:
+                self._carry(end)
 
     def _shut(self) -> None:
         if self._listening is not None:

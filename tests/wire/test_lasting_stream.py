@@ -138,3 +138,32 @@ def test_confirmations_that_make_no_sense_are_malformed_messages():
 def test_no_batch_of_messages_is_taken_for_a_confirmation():
     for count in (0, 1, 20, 70_000):
         assert encode([Heartbeat()] * count)[0] in (*range(0x90, 0xA0), 0xDC, 0xDD)
+
+
+def test_a_connection_that_was_given_up_stays_open_until_the_other_side_has_the_next():
+    with Pair() as pair:
+        silent = pair.ends[0]._socket
+        pair.send(0, header(1))
+        pair.ends[0].give_up()
+        pair.send(0, header(2))
+        dialled, accepted = map(Stream, socket.socketpair())
+        pair.ends[0].go_on(dialled)
+        pair.receive(1)
+        assert pair.ends[1].is_open, "it has heard of no end"
+        assert silent.fileno() >= 0
+        pair.ends[1].go_on(accepted, pair.ends[0].received)
+        pair.settle()
+        pair.receive(0)
+        assert silent.fileno() < 0
+        assert [len(message) for message, _ in pair.came[1]] == [2, 3], "each once"
+
+
+def test_a_stream_that_is_closed_leaves_nothing_open_that_was_given_up():
+    with Pair() as pair:
+        silent = pair.ends[0]._socket
+        pair.ends[0].give_up()
+        dialled, other = map(Stream, socket.socketpair())
+        pair.ends[0].go_on(dialled)
+        other.close()
+        pair.ends[0].close()
+        assert silent.fileno() < 0

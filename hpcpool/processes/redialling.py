@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -17,8 +18,10 @@ from hpcpool.wire.tls import REJOIN_PROTOCOL, TlsEnd, client_context
 
 log = logging.getLogger(__name__)
 
-#: How long all addresses are tried at once, and the pause before they are tried again (seconds).
+#: How long all addresses are tried at once (seconds).
 _TRY_S = 10.0
+#: The pause before they are tried again (seconds), also if the interchange was found just now: it may let us in only to
+#: turn us away, as it does when our block is over.
 _PAUSE_S = 1.0
 
 
@@ -40,7 +43,11 @@ class Redialling:
         self._loop = loop
         self._found = found
         self._streams: deque[Stream] = deque()
+        #: When dialling may begin again (monotonic clock).
+        self._dial_at = 0.0
         self._is_over = threading.Event()
+        #: Held to end it, and to hand over what was found: neither happens in the midst of the other.
+        self._lock = threading.Lock()
         self._woken, self._wake = wake_up_pipe()
         loop.add(self._woken, self._hand_over)
 
@@ -50,25 +57,35 @@ class Redialling:
 
     def close(self) -> None:
         """Dial no more. A thread that still does ends when its attempt is over."""
-        self._is_over.set()
+        with self._lock:
+            self._is_over.set()
         self._loop.remove(self._woken)
         for stream in self._streams:
             stream.close()
+        for end in (self._woken, self._wake):
+            os.close(end)
 
     def _dial(self, received: int) -> None:
-        while not self._is_over.is_set():
+        while not self._is_over.wait(max(0.0, self._dial_at - time.monotonic())):
             try:
                 end, address = connect(self._addresses, self._context, _TRY_S)
-            except Unreachable as error:
+            except (Unreachable, OSError) as error:  # the second: this process has no descriptor left
                 log.info("%s", error)
-                self._is_over.wait(_PAUSE_S)
-                continue
-            log.info("found the interchange again at %s", address)
-            stream = Stream(TlsEnd(end))
-            stream.send(encode([Rejoin(self._token, received)]))
+                self._dial_at = time.monotonic() + _PAUSE_S
+            else:
+                log.info("found the interchange again at %s", address)
+                self._dial_at = time.monotonic() + _PAUSE_S
+                self._offer(Stream(TlsEnd(end)), received)
+                return
+
+    def _offer(self, stream: Stream, received: int) -> None:
+        stream.send(encode([Rejoin(self._token, received)]))
+        with self._lock:
+            if self._is_over.is_set():
+                stream.close()
+                return
             self._streams.append(stream)
             os.write(self._wake, b"\0")
-            return
 
     def _hand_over(self, events: int) -> None:
         os.read(self._woken, 64)

@@ -163,8 +163,7 @@ class ManagerProcess:
             self._loop.change(self._stream, READ | WRITE if self._is_full else READ)
 
     def _on_ready(self, events: int) -> None:
-        # A part of a message that comes, or is taken, is a sign of life: a large one may take longer than the timeout.
-        self._last_heard = time.monotonic()
+        now = time.monotonic()
         if events & WRITE:
             self._stream.flush()
             self._watch_stream()
@@ -172,6 +171,10 @@ class ManagerProcess:
             self._hear()
             if not self._stream.is_open:
                 self._on_break()
+                return
+        # A part of a message that comes, or is taken, is a sign of life: a large one may take longer than the timeout.
+        # An end is none: who is let in and turned away, again and again, would never leave.
+        self._last_heard = now
 
     def _on_break(self) -> None:
         """The connection has ended, or (then it is open still) has fallen silent."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -14,9 +15,14 @@ import psutil
 import pytest
 
 from hpcpool import BrokenPool
+from hpcpool.processes.connection import TUNNEL, Connection, write_connection
 from hpcpool.processes.dialling import connect, dial
-from hpcpool.wire.messages import Heartbeat, Register, Rejoin, encode
-from hpcpool.wire.stream import Stream
+from hpcpool.processes.event_loop import EventLoop
+from hpcpool.processes.guests import Guests
+from hpcpool.processes.start_command import start_command
+from hpcpool.wire.messages import Heartbeat, Register, Rejoin, Welcome, encode
+from hpcpool.wire.setup import local_setup
+from hpcpool.wire.stream import Message, Stream
 from hpcpool.wire.tls import REJOIN_PROTOCOL, TlsEnd, client_context
 from hpcpool.wire.versions import hello
 from tests.live import calls, far
@@ -189,6 +195,28 @@ def test_a_pool_ends_well_while_its_manager_is_cut_off(way: Tunnel):
         way.shut()
         until(lambda: "cut off" in log())
     until(lambda: not is_alive(process.pid))
+
+
+def test_a_manager_whose_block_is_over_for_the_interchange_does_not_come_back_for_ever(tmp_path):
+    """The interchange is the test: it lives, but its door stays closed to the manager from then on."""
+    loop, came = EventLoop(), list[Stream]()
+    path = str(tmp_path / "connection.json")
+    with contextlib.closing(Guests(loop, (0, 0), lambda stream, block: came.append(stream), {})) as guests:
+        authority, key = guests.keys.authority.decode(), guests.keys.issue("p-0").decode()
+        write_connection(path, Connection([f"{TUNNEL}127.0.0.1:{guests.port}"], "fork", authority=authority, key=key))
+        with subprocess.Popen(start_command("manager", path, "p-0", -1, -1), stderr=subprocess.PIPE) as process:
+            try:
+                until(lambda: (loop.wait(0.05), came)[1], "it comes in")
+                came[0].send(encode([Welcome(1, "fork", 0, local_setup(None, None, ()), 0.5, 2.0)]))
+                heard: list[Message] = []
+                until(lambda: heard.extend(came[0].receive()) or len(heard) > 1, "it is welcome")
+                guests.keys.revoke("p-0")
+                came[0].close()
+                until(lambda: (loop.wait(0.05), process.poll())[1] is not None, "it gives up")
+                assert process.stderr is not None
+                assert b"interchange lost silent_s=" in process.stderr.read()
+            finally:
+                process.kill()
 
 
 NOT_KNOWN = {

@@ -243,15 +243,16 @@ class ManagerProcess:
             self._manager.leave(signal.SIGKILL)
             self._last_heard = now
         elif now >= self._heartbeat_at:
-            self._last_asked = self._last_sent = now
             if self._is_connected and self._seems_broken(now):
                 self._on_break()
             elif self._is_connected:
                 self._say([Heartbeat()], [])
+            self._last_asked = self._last_sent = now
 
     def _seems_broken(self, now: float) -> bool:
         """Whether a tunnel carries nothing any more: the system may take a quarter of an hour to notice."""
-        return self._redialling is not None and now - self._last_heard > self._heartbeat_timeout_s / 2
+        was_asked = self._last_asked > self._last_heard  # a period ago, and has not answered
+        return self._redialling is not None and was_asked and now - self._last_heard > self._heartbeat_timeout_s / 2
 
     def _close(self) -> None:
         if self._redialling is not None:

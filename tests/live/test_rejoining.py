@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -124,6 +125,13 @@ def test_a_tunnel_that_falls_silent_for_a_while_loses_no_call(way, tmp_path):
         assert isinstance(running.result(PATIENCE_S), int)
         assert running.info.attempt == 1
         assert "lost" not in log()
+
+
+def test_a_tunnel_that_was_not_asked_yet_is_not_silent(way):
+    with executor(way.config(heartbeat_period_s=4.0, heartbeat_timeout_s=7.0)) as pool:
+        pool.submit(time.sleep, 5.0).result(PATIENCE_S)
+        assert "cut off" not in log()
+        assert "back over" not in log()
 
 
 def test_a_cut_off_call_can_be_killed_and_a_kept_result_fetched_when_it_is_back(way, tmp_path):

@@ -59,10 +59,10 @@ class ReverseTunnel:
         connect: Callable[[SSHLogin], Connection] = connect,
     ) -> None:
         with contextlib.ExitStack() as undo:
-            self.connection = connect(login)
             self._pump = Pump(target, f"hpcpool-tunnel-{login.destination}")
             undo.callback(self._pump.close)
-            # Before the pump, whose thread may be sending to somebody who is not there any more.
+            # Closed before the pump, whose thread may be sending to somebody who is not there any more.
+            self.connection = connect(login)
             undo.callback(self.connection.close)
             self._bind = bind
             #: The port there.

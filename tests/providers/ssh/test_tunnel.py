@@ -12,6 +12,7 @@ import time
 import pytest
 
 from hpcpool.errors import SSHError
+from hpcpool.providers.ssh import tunnel
 from hpcpool.providers.ssh.tunnel import ReverseTunnel
 from tests.conftest import wait_until
 from tests.providers.ssh.streams import (
@@ -238,3 +239,19 @@ def test_a_server_that_forbids_tunnels_says_whom_to_ask(new_server):
     server = new_server("AllowTcpForwarding no")
     with pytest.raises(SSHError, match="AllowTcpForwarding.*Ask those who run it"):
         ReverseTunnel(server.login(), ("127.0.0.1", 1))
+
+
+def test_a_tunnel_that_cannot_be_made_leaves_no_connection_and_no_thread(server, monkeypatch):
+    def count() -> int:
+        return sum(thread.name.startswith(("hpcpool-tunnel", "Thread-")) for thread in threading.enumerate())
+
+    def fail(*args: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    before = count()
+    with pytest.raises(OSError, match="Too many open files"):
+        ReverseTunnel(server.login(), ("127.0.0.1", 9), connect=fail)
+    monkeypatch.setattr(tunnel, "Pump", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        ReverseTunnel(server.login(), ("127.0.0.1", 9))
+    assert count() == before

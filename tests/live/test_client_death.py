@@ -155,7 +155,7 @@ def test_an_interchange_leaves_nothing_where_another_pool_has_removed_what_its_d
     client.close()
     os.close(watched)
     inherited = (end.fileno(), os.dup(2), census)
-    command = start_command("interchange", str(directory), *inherited, True)
+    command = start_command("interchange", str(directory), *inherited)
     done = subprocess.run(command, pass_fds=inherited, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     for descriptor in (inherited[1], census):
         os.close(descriptor)

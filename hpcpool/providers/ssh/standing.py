@@ -52,7 +52,8 @@ class Standing(Generic[_E]):
         clock: seconds that only go forward.
 
     Raises:
-        OSError, ConfigError: as `make` does, if the first one cannot be made. Later they only delay the next attempt.
+        OSError, ConfigError: as `make` does, if the first one cannot be made. Later they only delay the next attempt,
+            and so does a lack of threads (RuntimeError).
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Standing(Generic[_E]):
             attempts += 1
             try:
                 made = self._make()
-            except (OSError, ConfigError) as error:
+            except (OSError, ConfigError, RuntimeError) as error:  # the last: the system has no thread left just now
                 self._note_failure(str(error))
                 continue
             if self._put_up(made):

@@ -106,7 +106,7 @@ def test_it_tries_until_it_succeeds_and_tells_why_it_has_not_yet():
     with standing(make, pauses) as (kept, first):
         first.ended.set()
         for problem in ("first", "second", "third"):
-            make.orders.put(SSHError(problem))
+            make.orders.put(RuntimeError(problem) if problem == "second" else SSHError(problem))
             assert wait_until(lambda problem=problem: kept.problem == problem, PATIENCE_S)
         make.orders.put(second)
         assert kept.wait(PATIENCE_S) is second

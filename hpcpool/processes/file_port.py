@@ -68,7 +68,7 @@ def leave_word(
         run_directory: the node's own, for this user alone.
         connection: how the manager has found the interchange.
         address: the one of those that has led there.
-        found_at: where that is, as of `socket.getpeername`.
+        found_at: where that is, as of `socket.getpeername`; of no use for a tunnel.
         manager: its name.
     """
     # A tunnel that has been lost may be at another of its addresses when it is back.

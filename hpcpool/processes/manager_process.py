@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 #: How long it may take to find the interchange, and then until that answers the first message (seconds).
 _DIAL_S = 60.0
 _WELCOME_S = 60.0
+#: After so long without an answer a tunnel is given up and dialled anew (seconds), or after half of the timeout.
+_SILENT_S = 15.0
 #: How long killed processes may take to vanish (seconds).
 _VANISH_S = 2.0
 
@@ -116,8 +118,10 @@ class ManagerProcess:
             token = os.urandom(16)
             self._redialling = Redialling(connection, token, self._loop, self._go_on)
         if self._is_far:
+            # A tunnel that breaks in this moment has no peer any more, and it does not matter where it was.
+            found_at = stream.peer_address if self._redialling is None else ()
             name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
-            leave_word(directory, connection, address, stream.peer_address, name)
+            leave_word(directory, connection, address, found_at, name)
         self._manager = Manager(
             directory, connection.start_method, block, user_stderr, census, self._loop, self._say, token=token
         )
@@ -252,7 +256,8 @@ class ManagerProcess:
     def _seems_broken(self, now: float) -> bool:
         """Whether a tunnel carries nothing any more: the system may take a quarter of an hour to notice."""
         was_asked = self._last_asked > self._last_heard  # a period ago, and has not answered
-        return self._redialling is not None and was_asked and now - self._last_heard > self._heartbeat_timeout_s / 2
+        patience_s = min(_SILENT_S, self._heartbeat_timeout_s / 2)
+        return self._redialling is not None and was_asked and now - self._last_heard > patience_s
 
     def _close(self) -> None:
         if self._redialling is not None:

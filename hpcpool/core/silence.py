@@ -24,6 +24,11 @@ class Silence:
         """A peer has come, or has said something."""
         self._last_heard[peer] = now
 
+    def doubt(self, peer: bytes, now: float, patience_s: float) -> None:
+        """A peer has probably gone: it is silent for too long if it says nothing in so many seconds from now."""
+        if peer in self._last_heard:
+            self._last_heard[peer] = min(self._last_heard[peer], now - self._timeout_s + patience_s)
+
     def forget(self, peer: bytes) -> None:
         """A peer has gone, or never says anything; nothing happens if it is not known."""
         self._last_heard.pop(peer, None)

@@ -120,9 +120,8 @@ class Interchange:
         self._names = itertools.count(1)
         self._loop = EventLoop()
         self._streams = Streams(self._loop)
-        self._rejoining = Rejoining(
-            self._loop, self._streams, self._managers, self._scheduler, self._silence, self._hear_peer
-        )
+        known = self._managers, self._scheduler, self._silence
+        self._rejoining = Rejoining(self._loop, self._streams, *known, self._hear_peer)
         self._entrance = Entrance(self._loop, managers_path(directory), self._admit, self._rejoining.readmit)
         if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
             self._entrance.open_to_hosts(self._config.ports)
@@ -268,7 +267,7 @@ class Interchange:
                 self._drop(name, str(error))
                 return
             self._on_messages(name, batch)
-        if not is_open and not self._rejoining.cut_off(name):
+        if not is_open and (self._is_leaving(name) or not self._rejoining.cut_off(name)):
             self._lose(name, "its connection ended")
 
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
@@ -456,6 +455,7 @@ class Interchange:
 
     def _lose(self, name: bytes, reason: str, *, is_expected: bool = False) -> None:
         """A manager is gone: its tasks run elsewhere, or fail if they have been lost too often."""
+        is_expected |= self._is_leaving(name)
         self._streams.remove(name)
         self._proofs.pop(name, None)
         self._rejoining.forget(name)
@@ -464,7 +464,6 @@ class Interchange:
         manager = self._managers.pop(name, None)
         if manager is None:
             return
-        is_expected |= self._stopping or self._blocks.watch.is_leaving(manager.block)
         self._entrance.lost(manager.block, manager.hello)
         dropped = self._scheduler.manager_lost(name, is_expected=is_expected)
         self._blocks.watch.went(manager.block, name)
@@ -478,6 +477,10 @@ class Interchange:
         self._kept.node_lost(name, text)
         self._end(dropped, text, host)
 
+    def _is_leaving(self, name: bytes) -> bool:
+        manager = self._managers.get(name)
+        return self._stopping or (manager is not None and self._blocks.watch.is_leaving(manager.block))
+
     def _give_up(self, name: bytes, reason: str) -> None:
         """Lose a manager that may still be there: its block is ended if no other manager of it is left."""
         manager = self._managers.get(name)
@@ -487,7 +490,7 @@ class Interchange:
 
     def _look_at_silence(self) -> None:
         for name, silent_s in self._silence.look(time.monotonic()):
-            self._give_up(name, f"silent for {silent_s:.0f} s")
+            self._give_up(name, self._rejoining.told(name) or f"silent for {silent_s:.0f} s")
 
     def _dispatch(self) -> None:
         if self._stopping:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: How long a manager that has probably died may take to come back (seconds): a tunnel is made anew in less.
+_DOUBT_S = 5.0
+
 
 class Rejoining:
     """Knows who may come back, and hears who does.
@@ -74,14 +77,22 @@ class Rejoining:
     def cut_off(self, name: bytes) -> bool:
         """A stream is not open any more: wait for the manager to come back; False: it will not.
 
-        Should it be silent for too long, it is lost.
+        Should it be silent for too long, it is lost. Most who end a connection in order have died. But so it looks,
+        too, when something on the way has died, such as a relay on a login node.
         """
         manager = self._managers.get(name)
         if manager is None or not manager.token or not self._streams.can_last(name):
             return False
+        if not self._streams.has_broken(name):
+            self._silence.doubt(name, time.monotonic(), _DOUBT_S)
         self._streams.cut_off(name)
         self._take_note(name, is_cut_off=True)
         return True
+
+    def told(self, name: bytes) -> str:
+        """Return why a manager that is cut off is given up, in words; "" for all others."""
+        manager = self._managers.get(name)
+        return "cut off, and has not come back" if manager is not None and manager.is_cut_off else ""
 
     def readmit(self, end: ssl.SSLSocket, block: str) -> None:
         """Somebody who has proved to be of a block wants to come back."""
@@ -131,5 +142,5 @@ class Rejoining:
         manager.is_cut_off = is_cut_off
         if manager.registered:
             self._scheduler.capacity_changed(name, *manager.capacity)
-        what = "cut off: its connection broke" if is_cut_off else "back over another connection"
+        what = "cut off: its connection is gone" if is_cut_off else "back over another connection"
         log.warning("block=%s manager=%s:%d %s", manager.block, manager.hello.host, manager.hello.pid, what)

@@ -53,9 +53,13 @@ class Streams:
             stream.close()
 
     def can_last(self, name: bytes) -> bool:
-        """Whether its connection has broken, not ended in order, and another may take its place."""
+        """Whether its connection has gone, and another may take its place."""
         stream = self._streams.get(name)
-        return isinstance(stream, LastingStream) and bool(stream.trouble)
+        return isinstance(stream, LastingStream) and not stream.is_open
+
+    def has_broken(self, name: bytes) -> bool:
+        """Whether a connection that has gone was broken; False: the other side has ended it, or died."""
+        return bool(self._streams[name].trouble)
 
     def cut_off(self, name: bytes) -> None:
         """Let go of the connection; what is sent to it waits until it goes on."""

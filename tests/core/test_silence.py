@@ -51,3 +51,19 @@ def test_between_two_periods_nobody_is_looked_at():
     silence.heard(b"b", -100.0)
     assert silence.look(4.95) == []
     assert silence.look(5.0) == [(b"b", 105.0)]
+
+
+def test_who_has_probably_gone_is_named_earlier_unless_it_speaks():
+    silence = watch(b"a", b"b", b"c")
+    silence.doubt(b"a", 10.0, patience_s=5.0)
+    silence.doubt(b"b", 10.0, patience_s=5.0)
+    silence.doubt(b"never seen", 10.0, patience_s=5.0)
+    silence.heard(b"b", 12.0)
+    assert next(peer for second in range(10, 25) for peer, _ in silence.look(float(second))) == b"a"
+    assert len(silence) == 3
+
+
+def test_a_doubt_lets_nobody_be_silent_for_longer():
+    silence = watch(b"a")
+    silence.doubt(b"a", 0.0, patience_s=1000.0)
+    assert run(silence, 100) == [(b"a", 35.0)]

@@ -84,6 +84,10 @@ class Tunnel:
         """Break what is connected: managers see an end, as of an sshd that has ended, the interchange a reset."""
         self._do(self._break_all)
 
+    def end_all(self) -> None:
+        """End what is connected on both sides in order, as when a relay dies."""
+        self._do(self._end_all)
+
     def freeze_all(self) -> None:
         """Carry nothing any more of what is connected, and tell nobody, as when a network is gone."""
         self._do(self._freeze_all)
@@ -173,10 +177,17 @@ class Tunnel:
                 other.close()
 
     def _break_all(self) -> None:
-        for end in list(self._others):
+        for end, other in self._others.items():
             self._selector.unregister(end)
             end.close()
+            if other not in self._others:  # it has ended before
+                other.close()
         self._others.clear()
+
+    def _end_all(self) -> None:
+        for end in self._others:
+            with contextlib.suppress(OSError):  # it has ended by itself
+                end.shutdown(socket.SHUT_WR)
 
     def _freeze_all(self) -> None:
         for end in self._others:

@@ -30,8 +30,8 @@ class Desk:
         self.managers = {
             name: Peer(hello(), block="p-0", proved="p-0", registered=True, slots=2, limit=4) for name in (A, B)
         }
-        silence = Silence(5.0, 30.0)
-        self.rejoining = Rejoining(self.loop, self.streams, self.managers, self.scheduler, silence, self.hear)
+        self.silence = Silence(1.0, 30.0)
+        self.rejoining = Rejoining(self.loop, self.streams, self.managers, self.scheduler, self.silence, self.hear)
         self.others: dict[bytes, LastingStream] = {}
         self.was_cut_off: dict[bytes, bool] = {}
         for name in (A, B):
@@ -62,10 +62,23 @@ def desk() -> Iterator[Desk]:
         yield desk
 
 
-def test_an_end_in_order_is_no_break(desk):
-    desk.others[A].close()
-    desk.loop.wait(0)
-    assert desk.was_cut_off == {A: False}
+@pytest.mark.parametrize(("is_broken", "silent_at_s"), [(False, 5), (True, 30)])
+def test_who_has_probably_died_is_waited_for_a_few_seconds_only(desk, monkeypatch, is_broken, silent_at_s):
+    monkeypatch.setattr("hpcpool.processes.rejoining.time.monotonic", lambda: 100.0)
+    for name in (A, B):
+        desk.silence.heard(name, 100.0)
+    assert desk.silence.look(100.0) == []
+    if is_broken:
+        desk.break_off(A)
+    else:
+        desk.others[A].close()
+        desk.loop.wait(0)
+    assert desk.was_cut_off == {A: True}
+    desk.silence.heard(B, 100.0 + silent_at_s)
+    silent = [name for second in range(1, silent_at_s + 10) for name, _ in desk.silence.look(100.0 + second)]
+    assert silent[0] == A
+    assert desk.silence.look(100.0 + silent_at_s) == []
+    assert [desk.rejoining.told(name) for name in (A, B)] == ["cut off, and has not come back", ""]
 
 
 @pytest.mark.parametrize("needs", [{}, {"cores": 2}], ids=["narrow", "wide"])

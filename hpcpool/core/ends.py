@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from hpcpool.core.managers import Manager, Managers
+from hpcpool.core.task import Task
 
 
 class Ends:
@@ -19,6 +20,8 @@ class Ends:
         self._managers = managers
         self._drain_s = drain_s
         self._by_block: dict[str, float] = {}
+        #: Tasks that have lost their nodes, by block, until it is known why.
+        self._lost_with: dict[str, list[Task]] = {}
         #: When the next of the managers must be drained.
         self.drain_at = math.inf
         #: Those that were, since somebody has emptied this.
@@ -36,9 +39,20 @@ class Ends:
             manager.ends_at = at
         return ending
 
-    def note(self, manager: Manager) -> None:
-        """A manager has an end."""
+    def note(self, manager: Manager) -> bool:
+        """Note a manager's end; False: it has none that is known."""
         self.drain_at = min(self.drain_at, manager.ends_at - self._drain_s)
+        return manager.ends_at != math.inf
+
+    def lost(self, block: str, task: Task) -> None:
+        """A task has lost a node of this block. That counts unless `over` tells why: managers go before one knows."""
+        task.losses += 1
+        self._lost_with.setdefault(block, []).append(task)
+
+    def over(self, block: str, *, is_expected: bool) -> None:
+        """A block is over; expected: the batch system has taken it away, or we have given it back."""
+        for task in self._lost_with.pop(block, ()):
+            task.losses -= is_expected
 
     def drain(self, now: float) -> list[bytes]:
         """Give nothing new to managers whose end is near; return those for which this is new."""

@@ -302,11 +302,12 @@ class Scheduler:
             self._note_end(manager)
         self._placement.lasts(pool, at - now)
 
+    def block_over(self, block: str, *, is_expected: bool) -> None:
+        """A block is over; if the batch system has taken it away, what it had does not count as lost after all."""
+        self._ends.over(block, is_expected=is_expected)
+
     def _note_end(self, manager: Manager) -> None:
-        if manager.ends_at == math.inf:
-            return
-        self._ends.note(manager)
-        if not self._placement.heeds_time:
+        if self._ends.note(manager) and not self._placement.heeds_time:
             self._placement.heeds_time = True
             self._move_timed_tasks()
 
@@ -339,7 +340,8 @@ class Scheduler:
         for task in reversed([*known.leases, *known.wide]):
             held = self._tasks[task]
             # A block takes all of its nodes along, one after the other: that is one loss.
-            held.losses += not (is_expected or (held.special is not None and held.special.is_recalled))
+            if not (is_expected or (held.special is not None and held.special.is_recalled)):
+                self._ends.lost(known.block, held)
             if held.manager == manager:
                 self._release(manager, task, held)
                 dropped += self._lost(task, held)

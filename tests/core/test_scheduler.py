@@ -223,6 +223,22 @@ def test_a_late_outcome_of_a_lost_manager_is_dropped():
     assert made.finished(B, 1)
 
 
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_a_loss_does_not_count_if_it_turns_out_that_the_batch_system_took_the_block_away(is_taken):
+    made = scheduler(loss_limit=1)
+    submit(made, 1)
+    for number in range(10):
+        block = f"p-{number}"
+        made.manager_joined(A, 1, 1, "p", block)
+        assert leases(made) == {A: [1]}
+        dropped = made.manager_lost(A)  # its connection ends before the batch system is asked
+        made.block_over(block, is_expected=is_taken)
+        if dropped:
+            break
+    assert (number, dropped) == ((9, []) if is_taken else (1, [Dropped(1, Reason.LOST)]))
+    assert made.reruns(1) == 0
+
+
 @pytest.mark.parametrize(("loss_limit", "rerun_lost", "reruns"), [(2, True, 2), (0, True, 0), (2, False, 0)])
 def test_a_task_is_lost_for_good_after_as_many_losses_as_allowed(loss_limit, rerun_lost, reruns):
     made = scheduler(loss_limit, rerun_lost)

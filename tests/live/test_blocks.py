@@ -96,6 +96,28 @@ def test_a_call_whose_block_is_taken_away_has_its_retries_left(system, tmp_path,
         assert pool.status().node_pools[0].last_failure == ""
 
 
+def note_and_pass(path: str, gate: str) -> int:
+    """Note each run; return in which one the gate was open."""
+    with open(path, "a+") as log:
+        log.write("x")
+        log.flush()
+        run = log.tell()
+    pass_gate(gate)
+    return run
+
+
+def test_however_often_its_block_is_preempted_a_call_is_not_lost_for_good(system, tmp_path):
+    runs = tmp_path / "runs"
+    with HPCPoolExecutor(Config(system.pool(), loss_limit=1)) as pool, Gate(tmp_path) as gate:
+        call = pool.submit(note_and_pass, str(runs), gate.path)
+        for count in range(1, 5):
+            until(lambda count=count: runs.exists() and len(runs.read_text()) == count, f"run {count}")
+            system.preempt()
+        until(lambda: len(runs.read_text()) == 5, "the last run")
+        gate.open()
+        assert call.result(PATIENCE_S) == 5
+
+
 def test_blocks_that_die_break_the_pool_with_state_code_and_the_end_of_their_stderr(system):
     system.behave("die", "ModuleNotFoundError: no module named hpcpool")
     with HPCPoolExecutor(Config(system.pool(), start_failure_limit=1)) as pool:

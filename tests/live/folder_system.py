@@ -89,7 +89,7 @@ class FolderDriver:
             return
         (job / "started").write_text(str(time.time()))
         walltime = self.told("walltime")
-        limit = f"timeout -s KILL {walltime} " if walltime else ""
+        limit = f"timeout -k 10 {walltime} " if walltime else ""  # TERM first, as batch systems do
         text = f"echo $$ > {job}/pid; {limit}bash {job}/script 2>> {job}/stderr; echo $? > {job}/code.new; "
         subprocess.Popen(["bash", "-c", f"{text} mv {job}/code.new {job}/code"], start_new_session=True)
 
@@ -107,7 +107,7 @@ class FolderDriver:
             return JobStatus(JobState.FAILED, reason="PREEMPTED")
         if (job / "code").exists():
             code = int((job / "code").read_text())
-            words = "COMPLETED" if code == 0 else "TIMEOUT" if code == 137 else "FAILED"
+            words = "COMPLETED" if code == 0 else "TIMEOUT" if code in (124, 137) else "FAILED"
             state = JobState.ENDED if code == 0 else JobState.FAILED
             return JobStatus(state, code, words, (job / "stderr").read_text().strip())
         self.start(job)

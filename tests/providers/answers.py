@@ -25,7 +25,7 @@ def job(**changes) -> JobRequest:
         "name": "hpcpool-b1",
         "nodes": 2,
         "body": "module load python\nexec /opt/py/bin/python -m hpcpool.processes.manager_process\n",
-        "cwd": "/home/me/work",
+        "cwd": "/home/me/project",
         "stdout": "/home/me/.hpcpool/jobs/b1/stdout",
         "stderr": "/home/me/.hpcpool/jobs/b1/stderr",
         "walltime_s": 5400.0,

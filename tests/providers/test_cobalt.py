@@ -22,10 +22,10 @@ def test_a_script_asks_for_nodes_and_time():
     assert CobaltSystem(provider).script(job(cores_per_node=8)) == (
         "#!/bin/bash\n"
         "#COBALT --jobname hpcpool-b1\n"
-        "#COBALT --cwd /home/me/work\n"
+        "#COBALT --cwd /home/me/project\n"
         "#COBALT -o /home/me/.hpcpool/jobs/b1/stdout\n"
         "#COBALT -e /home/me/.hpcpool/jobs/b1/stderr\n"
-        "#COBALT --debuglog /home/me/work/cobalt.log\n"
+        "#COBALT --debuglog /home/me/project/cobalt.log\n"
         "#COBALT -q debug-flat-quad\n"
         "#COBALT -A proj\n"
         "#COBALT --attrs filesystems=home\n"
@@ -33,7 +33,7 @@ def test_a_script_asks_for_nodes_and_time():
         "#COBALT -t 90\n"
         "#COBALT --mode script\n"
         "\n"
-        "cd /home/me/work || exit 1\n"
+        "cd /home/me/project || exit 1\n"
         "module load python\n"
         "exec /opt/py/bin/python -m hpcpool.processes.manager_process\n"
     )

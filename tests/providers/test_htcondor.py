@@ -31,7 +31,7 @@ def test_a_script_has_its_submit_description_in_it():
         "#CONDOR batch_name = hpcpool-b1\n"
         "#CONDOR executable = /bin/bash\n"
         "#CONDOR transfer_executable = false\n"
-        "#CONDOR initialdir = /home/me/work\n"
+        "#CONDOR initialdir = /home/me/project\n"
         "#CONDOR should_transfer_files = NO\n"
         "#CONDOR request_cpus = 8\n"
         "#CONDOR request_memory = 1024MB\n"

@@ -39,7 +39,7 @@ def test_a_script_asks_for_slots_on_each_node():
         '#BSUB -gpu "num=2"\n'
         "#BSUB -W 90\n"
         "\n"
-        "cd /home/me/work || exit 1\n"
+        "cd /home/me/project || exit 1\n"
         "module load python\n"
         "exec /opt/py/bin/python -m hpcpool.processes.manager_process\n"
     )

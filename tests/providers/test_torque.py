@@ -31,7 +31,7 @@ def test_a_script_asks_for_what_the_job_needs():
         "#PBS -l mem=2048mb\n"
         "#PBS -l walltime=01:30:00\n"
         "\n"
-        "cd /home/me/work || exit 1\n"
+        "cd /home/me/project || exit 1\n"
         "module load python\n"
         "exec /opt/py/bin/python -m hpcpool.processes.manager_process\n"
     )

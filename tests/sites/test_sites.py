@@ -89,7 +89,7 @@ def script(config: Config) -> str:
 def on_each_machine(provider: SSHProvider) -> str:
     """What is run on the machines of a list, and how they are logged in to."""
     folder = f"{provider.scratch}/hpcpool-x1/b1"
-    files = job_files(folder, "/home/me/work", (), "# A manager.\n", {})
+    files = job_files(folder, "/home/me/project", (), "# A manager.\n", {})
     logins = "".join(f"# {login!r}\n" for login in provider.logins())
     return logins + "".join(f"# -- {name}\n{content.decode()}" for name, content in files.items())
 

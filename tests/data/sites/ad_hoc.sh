@@ -11,7 +11,7 @@ is_alive() {
 
 echo "$$ $(beginning $$)" >/tmp/hpcpool-x1/b1/pid.new && mv /tmp/hpcpool-x1/b1/pid.new /tmp/hpcpool-x1/b1/pid && echo started >&3
 exec 3>&-
-cd -- /home/me/work 2>/dev/null || { cd; echo "there is no folder "/home/me/work" here: it starts in $PWD" >&2; }
+cd -- /home/me/project 2>/dev/null || { cd; echo "there is no folder "/home/me/project" here: it starts in $PWD" >&2; }
 trap : TERM
 /bin/bash /tmp/hpcpool-x1/b1/body.sh
 code=$?

@@ -65,10 +65,10 @@ class Shape(NamedTuple):
     gpus_per_slot: int = 0
 
     def __str__(self) -> str:
-        each = [_count(self.cores_per_slot, "core")]
+        each = [counted(self.cores_per_slot, "core")]
         each += [size(self.memory_per_slot)] if self.memory_per_slot else []
-        gpus = f", and {_count(self.gpus, 'accelerator')} in all" if self.gpus else ""
-        return f"{_count(self.slots, 'slot')} of {', '.join(each)}{gpus}"
+        gpus = f", and {counted(self.gpus, 'accelerator')} in all" if self.gpus else ""
+        return f"{counted(self.slots, 'slot')} of {', '.join(each)}{gpus}"
 
 
 def width(needs: Needs, shape: Shape) -> int | None:
@@ -107,5 +107,6 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

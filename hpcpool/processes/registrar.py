@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hpcpool.config import Config, NodePool
 from hpcpool.core.leases import Reason
-from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, size
+from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, counted, size
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.offers import offer_of
 from hpcpool.processes.peer import Peer
@@ -59,8 +59,8 @@ def welcome_of(config: Config, setup: Setup, node: Register) -> tuple[Welcome, S
 
 def in_words(node: Register) -> str:
     """Return what a node has, for the log."""
-    devices = "" if node.accelerators < 0 else f", {node.accelerators} accelerators"
-    return f"{node.cores} cores, {size(node.memory_bytes)}{devices}"
+    devices = "" if node.accelerators < 0 else f", {counted(node.accelerators, 'accelerator')}"
+    return f"{counted(node.cores, 'core')}, {size(node.memory_bytes)}{devices}"
 
 
 def _shortage(pool: NodePool, node: Register) -> str:
@@ -74,7 +74,7 @@ def _shortage(pool: NodePool, node: Register) -> str:
 def _too_few_accelerators(pool: NodePool, node: Register) -> str:
     wants = f"node pool {pool.name!r} says accelerators={pool.accelerators}"
     what = "ask the batch system for so many on each node, or say how many there are"
-    return f"{node.host} lets this job use {node.accelerators or 'no'} accelerators, and {wants}; {what}"
+    return f"{node.host} lets this job use {counted(node.accelerators, 'accelerator')}, and {wants}; {what}"
 
 
 def needs_of(task: Task) -> tuple[Needs | None, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from hpcpool import BrokenPool, TaskKilled
+from hpcpool import BrokenPool, HPCPoolExecutor, TaskFuture, TaskKilled
 from hpcpool.processes.connection import TUNNEL, Connection, write_connection
 from hpcpool.processes.dialling import connect, dial
 from hpcpool.processes.event_loop import EventLoop
@@ -55,6 +55,14 @@ def log() -> str:
     return (Pool.below(os.getpid()).directory / "interchange.log").read_text()
 
 
+def waiting(pool: HPCPoolExecutor, gate: Path) -> TaskFuture[int]:
+    """A call that has started, and returns when the gate is there."""
+    started = gate.with_name("started")
+    future = pool.submit(calls.wait_for, gate, started)
+    until(started.exists)
+    return future
+
+
 def note_and_add(path: Path, number: int) -> int:
     with path.open("a") as file:
         file.write(f"{number}\n")
@@ -66,10 +74,9 @@ def runs(path: Path) -> list[int]:
 
 
 def test_calls_run_on_while_the_tunnel_is_broken_and_none_runs_twice(way, tmp_path):
-    gate, started, noted = tmp_path / "gate", tmp_path / "started", tmp_path / "noted"
+    gate, noted = tmp_path / "gate", tmp_path / "noted"
     with executor(way.config()) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         way.shut()
         until(lambda: "cut off" in log(), "the interchange sees that it is broken")
         assert [node.is_cut_off for node in pool.status().nodes] == [True]
@@ -113,10 +120,9 @@ def test_a_tunnel_that_carries_nothing_any_more_is_given_up_in_time(way, tmp_pat
 
 
 def test_a_tunnel_that_falls_silent_for_a_while_loses_no_call(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config(heartbeat_timeout_s=20.0)) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         way.stall()
         until(lambda: way.stalled > 1, "the manager has given it up")
         way.resume()
@@ -135,12 +141,12 @@ def test_a_tunnel_that_was_not_asked_yet_is_not_silent(way):
 
 
 def test_a_cut_off_call_can_be_killed_and_a_kept_result_fetched_when_it_is_back(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config()) as pool:
         kept = pool.options(keep=True).submit(np.ones, MIB, np.uint8)
         wait([kept], PATIENCE_S)
-        running = pool.submit(calls.wait_for, gate, started)
-        until(lambda: started.exists() and running.running())
+        running = waiting(pool, gate)
+        until(running.running, "the client knows that it runs")
         way.shut()
         until(lambda: "cut off" in log())
         running.kill()
@@ -153,10 +159,9 @@ def test_a_cut_off_call_can_be_killed_and_a_kept_result_fetched_when_it_is_back(
 
 
 def test_who_is_away_for_too_long_is_lost_and_its_calls_run_elsewhere(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config(heartbeat_timeout_s=3.0)) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         first = manager()
         way.shut()
         until(lambda: "lost: cut off, and has not come back" in log())
@@ -168,10 +173,9 @@ def test_who_is_away_for_too_long_is_lost_and_its_calls_run_elsewhere(way, tmp_p
 
 
 def test_an_end_in_order_may_be_that_of_something_on_the_way(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config()) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         way.end_all()
         until(lambda: "back over another connection" in log())
         gate.touch()
@@ -180,10 +184,9 @@ def test_an_end_in_order_may_be_that_of_something_on_the_way(way, tmp_path):
 
 
 def test_a_manager_that_has_died_behind_a_tunnel_is_not_waited_for_long(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config(heartbeat_timeout_s=600.0)) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         manager().kill()
         gate.touch()
         assert isinstance(running.result(PATIENCE_S), int)
@@ -191,10 +194,9 @@ def test_a_manager_that_has_died_behind_a_tunnel_is_not_waited_for_long(way, tmp
 
 
 def test_who_was_taken_for_lost_is_turned_away_and_leaves(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config(heartbeat_timeout_s=4.0)) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         first = manager()
         home = Path(next(child.cwd() for child in first.children() if "fork-server" in child.cmdline()))
         first.send_signal(signal.SIGSTOP)  # it does not notice how long it is away
@@ -207,10 +209,9 @@ def test_who_was_taken_for_lost_is_turned_away_and_leaves(way, tmp_path):
 
 
 def test_when_the_interchange_dies_a_tunnelled_manager_is_ended_and_leaves_nothing(way, tmp_path):
-    gate, started = tmp_path / "gate", tmp_path / "started"
+    gate = tmp_path / "gate"
     with executor(way.config(heartbeat_timeout_s=3.0)) as pool:
-        running = pool.submit(calls.wait_for, gate, started)
-        until(started.exists)
+        running = waiting(pool, gate)
         process = manager()
         home = Path(next(child.cwd() for child in process.children() if "fork-server" in child.cmdline()))
         Pool.below(os.getpid()).interchange.kill()

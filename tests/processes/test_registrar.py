@@ -39,12 +39,12 @@ def test_a_node_without_room_for_a_worker_is_refused_with_what_it_lacks():
 
 
 def test_a_node_with_fewer_accelerators_than_its_pool_says_is_refused():
-    config = Config(NodePool(name="big", accelerators=2))
-    for known, count in ((1, "1"), (0, "no")):
+    config = Config(NodePool(name="big", accelerators=3))
+    for known, has in ((2, "2 accelerators"), (1, "1 accelerator"), (0, "0 accelerators")):
         node = Register("big-0", "n1", 1, 16, 64 * GB, known)
-        with pytest.raises(TooSmall, match=f"n1 lets this job use {count} accelerators, .*'big' says accelerators=2; "):
+        with pytest.raises(TooSmall, match=f"n1 lets this job use {has}, .*'big' says accelerators=3; "):
             welcome_of(config, SETUP, node)
-    for enough_or_unknown in (2, 3, -1):
+    for enough_or_unknown in (3, 4, -1):
         welcome_of(config, SETUP, Register("big-0", "n1", 1, 16, 64 * GB, enough_or_unknown))
     named = Config(NodePool(name="big", accelerators=("0,1", "2")))
     welcome_of(named, SETUP, Register("big-0", "n1", 1, 16, 64 * GB, 1))  # who names them knows them

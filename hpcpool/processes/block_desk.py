@@ -8,7 +8,7 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from hpcpool.config import Config
@@ -24,13 +24,13 @@ from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
 from hpcpool.processes.journal import Journal, journal_path
-from hpcpool.processes.registrar import pool_of
+from hpcpool.processes.peer import Peer
+from hpcpool.processes.registrar import nodes, pool_of
 from hpcpool.wire.messages import (
     AskStatus,
     Broken,
     Closing,
     Expect,
-    NodeState,
     Scale,
     Setup,
     StatusReport,
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Hands(NamedTuple):
-    """What the interchange does for blocks."""
+    """What the interchange does for blocks, and knows."""
 
     #: Sends the client a message.
     say: Callable[[Struct], None]
@@ -52,8 +52,8 @@ class Hands(NamedTuple):
     evacuate: Callable[[bytes], bool]
     #: Takes a block that is over and its reason.
     end_block: Callable[[BlockOver], None]
-    #: Returns all nodes.
-    nodes: Callable[[], list[NodeState]]
+    #: All managers, by name.
+    managers: Mapping[bytes, Peer]
 
 
 class BlockDesk:
@@ -73,7 +73,7 @@ class BlockDesk:
         self._expected = 0
         #: True when nothing more is done about blocks.
         self.is_finished = False
-        self.watch = BlockWatch(config, scheduler, hands.send_off, hands.evacuate)
+        self.watch = BlockWatch(config, scheduler, hands.managers, hands.send_off, hands.evacuate)
         loop.add(self._wake_read, self._hear)
 
     def start(self, setup: Setup, entrance: Entrance, directory: str, descriptors: tuple[int, int]) -> None:
@@ -171,6 +171,6 @@ class BlockDesk:
                 self.is_finished = True
 
     def _status(self, told: BlocksTold) -> StatusReport:
-        nodes = self._hands.nodes()
-        running = sum(node.running for node in nodes)
-        return StatusReport(told.id, self._scheduler.pending - running, running, told.node_pools, told.blocks, nodes)
+        states = nodes(self._hands.managers, self._scheduler)
+        running = sum(state.running for state in states)
+        return StatusReport(told.id, self._scheduler.pending - running, running, told.node_pools, told.blocks, states)

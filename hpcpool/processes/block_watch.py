@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import Retire
@@ -16,6 +16,7 @@ from hpcpool.core.demand import Demand
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.block_control import BlockControl
 from hpcpool.processes.hosting import is_hosted
+from hpcpool.processes.peer import Peer
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class BlockWatch:
     """Watches the managers of all blocks.
 
     Args:
+        peers: all managers, by name.
         send_off: tells a manager to end in good order.
         evacuate: has all results fetched that a manager's node keeps; True when none is left there.
     """
@@ -36,10 +38,12 @@ class BlockWatch:
         self,
         config: Config,
         scheduler: Scheduler,
+        peers: Mapping[bytes, Peer],
         send_off: Callable[[bytes], None],
         evacuate: Callable[[bytes], bool],
     ) -> None:
         self._scheduler = scheduler
+        self._peers = peers
         self._send_off = send_off
         self._evacuate = evacuate
         self._control: BlockControl | None = None
@@ -108,7 +112,8 @@ class BlockWatch:
             self._control.kept(order.block)
             return
         for manager in managers:
-            self._scheduler.capacity_changed(manager, 0, 0)
+            self._peers[manager].is_retiring = True
+            self._scheduler.capacity_changed(manager, *self._peers[manager].capacity)
         self._draining.add(order.block)
         self._send_off_if_done(order.block)
 

@@ -7,7 +7,6 @@ run directory is removed last.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import os
@@ -34,7 +33,7 @@ from hpcpool.processes.loading import Loading
 from hpcpool.processes.offers import scheduler_of
 from hpcpool.processes.outbox import Outbox
 from hpcpool.processes.peer import Peer
-from hpcpool.processes.registrar import TooSmall, ending, in_words, needs_of, nodes, pool_of, welcome_of
+from hpcpool.processes.registrar import TooSmall, ending, in_words, needs_of, pool_of, welcome_of
 from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
 from hpcpool.providers import LocalProvider
@@ -128,8 +127,7 @@ class Interchange:
         self._hosted = HostedNodes(
             connection_path(directory), self._descriptors, self._loop, self._streams, self._on_messages, self._lose
         )
-        states = functools.partial(nodes, self._managers, self._scheduler)
-        hands = Hands(self._outbox.put, self._send_off, self._kept.evacuate, self._end_block, states)
+        hands = Hands(self._outbox.put, self._send_off, self._kept.evacuate, self._end_block, self._managers)
         self._blocks = BlockDesk(self._config, self._scheduler, self._loop, self._hosted, hands)
         self._streams.add(_CLIENT, Stream(socket.socket(fileno=client)), self._hear_client)
 
@@ -267,7 +265,7 @@ class Interchange:
                 self._drop(name, str(error))
                 return
             self._on_messages(name, batch)
-        if not is_open and (self._is_leaving(name) or not self._rejoining.cut_off(name)):
+        if not is_open and not self._rejoining.cut_off(name, is_leaving=self._is_leaving(name)):
             self._lose(name, "its connection ended")
 
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
@@ -490,7 +488,8 @@ class Interchange:
 
     def _look_at_silence(self) -> None:
         for name, silent_s in self._silence.look(time.monotonic()):
-            self._give_up(name, self._rejoining.told(name) or f"silent for {silent_s:.0f} s")
+            lose = self._lose if self._rejoining.has_ended(name) else self._give_up
+            lose(name, self._rejoining.reason(name) or f"silent for {silent_s:.0f} s")
 
     def _dispatch(self) -> None:
         if self._stopping:

@@ -24,14 +24,18 @@ class Peer:
     is_laden: bool = False
     #: With this it may come back when its connection breaks; b"": it will not.
     token: bytes = b""
-    #: Its connection has broken, and it has not come back yet.
+    #: Its connection is gone, and it has not come back yet.
     is_cut_off: bool = False
+    #: That connection has ended in order: most likely it has died.
+    has_ended: bool = False
+    #: Its block is to be given back: it gets no tasks any more.
+    is_retiring: bool = False
     #: How its node is divided; None: it has not registered.
     shape: Shape | None = None
 
     @property
     def capacity(self) -> tuple[int, int]:
-        """Slots, and tasks in all, that it is given work for: cut off none, laden none ahead of its slots."""
-        if self.is_cut_off:
+        """Slots, and tasks in all, that it is given work for: leaving or cut off none, laden none ahead."""
+        if self.is_cut_off or self.is_retiring:
             return 0, 0
         return self.slots, min(self.slots, self.limit) if self.is_laden else self.limit

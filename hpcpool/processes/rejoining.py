@@ -74,22 +74,31 @@ class Rejoining:
             self._names.pop(manager.token, None)  # gone if another manager has claimed the same
             manager.token = b""
 
-    def cut_off(self, name: bytes) -> bool:
+    def cut_off(self, name: bytes, *, is_leaving: bool) -> bool:
         """A stream is not open any more: wait for the manager to come back; False: it will not.
 
         Should it be silent for too long, it is lost. Most who end a connection in order have died. But so it looks,
-        too, when something on the way has died, such as a relay on a login node.
+        too, when something on the way has died, such as a relay on a login node. An end in order is the manager's own
+        if it `is_leaving`.
         """
         manager = self._managers.get(name)
         if manager is None or not manager.token or not self._streams.can_last(name):
             return False
-        if not self._streams.has_broken(name):
+        manager.has_ended = not self._streams.has_broken(name)
+        if manager.has_ended:
+            if is_leaving:
+                return False
             self._silence.doubt(name, time.monotonic(), _DOUBT_S)
         self._streams.cut_off(name)
         self._take_note(name, is_cut_off=True)
         return True
 
-    def told(self, name: bytes) -> str:
+    def has_ended(self, name: bytes) -> bool:
+        """Whether a manager that is cut off has most likely died: its job then ends by itself."""
+        manager = self._managers.get(name)
+        return manager is not None and manager.is_cut_off and manager.has_ended
+
+    def reason(self, name: bytes) -> str:
         """Return why a manager that is cut off is given up, in words; "" for all others."""
         manager = self._managers.get(name)
         return "cut off, and has not come back" if manager is not None and manager.is_cut_off else ""

@@ -14,8 +14,8 @@ from hpcpool.processes.peer import Peer
 from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
 from hpcpool.wire.lasting_stream import LastingStream
-from hpcpool.wire.messages import Heartbeat
-from hpcpool.wire.stream import Message
+from hpcpool.wire.messages import Heartbeat, Rejoin
+from hpcpool.wire.stream import Message, Stream
 from hpcpool.wire.versions import hello
 from tests.core.schedulers import A, B, leases, scheduler, submit
 
@@ -34,6 +34,7 @@ class Desk:
         self.rejoining = Rejoining(self.loop, self.streams, self.managers, self.scheduler, self.silence, self.hear)
         self.others: dict[bytes, LastingStream] = {}
         self.was_cut_off: dict[bytes, bool] = {}
+        self.is_leaving = False
         for name in (A, B):
             ours, self.others[name] = map(LastingStream, socket.socketpair())
             self.streams.add(name, ours, self.hear)
@@ -41,7 +42,7 @@ class Desk:
 
     def hear(self, name: bytes, messages: list[Message], is_open: bool) -> None:
         if not is_open:
-            self.was_cut_off[name] = self.rejoining.cut_off(name)
+            self.was_cut_off[name] = self.rejoining.cut_off(name, is_leaving=self.is_leaving)
 
     def break_off(self, name: bytes) -> None:
         """What is closed with something unread in it is reset."""
@@ -78,7 +79,8 @@ def test_who_has_probably_died_is_waited_for_a_few_seconds_only(desk, monkeypatc
     silent = [name for second in range(1, silent_at_s + 10) for name, _ in desk.silence.look(100.0 + second)]
     assert silent[0] == A
     assert desk.silence.look(100.0 + silent_at_s) == []
-    assert [desk.rejoining.told(name) for name in (A, B)] == ["cut off, and has not come back", ""]
+    assert [desk.rejoining.has_ended(name) for name in (A, B)] == [not is_broken, False]
+    assert [desk.rejoining.reason(name) for name in (A, B)] == ["cut off, and has not come back", ""]
 
 
 @pytest.mark.parametrize("needs", [{}, {"cores": 2}], ids=["narrow", "wide"])
@@ -95,3 +97,26 @@ def test_managers_with_the_same_token_are_forgotten_one_by_one(desk):
         desk.rejoining.forget(name)
     desk.break_off(B)
     assert desk.was_cut_off == {B: False}
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_a_manager_that_is_leaving_is_waited_for_only_if_its_connection_broke(desk, is_broken):
+    """It may still have calls; an end in order is its own."""
+    desk.is_leaving = True
+    if is_broken:
+        desk.break_off(A)
+    else:
+        desk.others[A].close()
+        desk.loop.wait(0)
+    assert desk.was_cut_off == {A: is_broken}
+
+
+def test_who_is_retiring_gets_no_calls_when_it_is_back_either(desk):
+    desk.managers[A].is_retiring = True
+    desk.break_off(A)
+    ours, theirs = map(Stream, socket.socketpair())
+    desk.rejoining._take_back(ours, "p-0", [Rejoin(b"token of a", 0)])
+    assert not desk.managers[A].is_cut_off
+    submit(desk.scheduler, *range(10))
+    assert list(leases(desk.scheduler)) == [B]
+    theirs.close()

@@ -209,7 +209,7 @@ class Config:
     #: A call fails for good once it has killed this many workers. Default 1.
     crash_limit: int = field(metadata=option_of(whole(1)))
     #: A call is run again after its node was lost, this many times; then it fails with `NodeLost`. What the batch
-    #: system takes away (the walltime is over, another job preempts it) does not count. Default 3.
+    #: system takes away (the walltime is over, another job preempts it) does not count, once it tells. Default 3.
     loss_limit: int = field(metadata=option_of(whole(0)))
     #: False: a call whose node was lost fails at once, because it must not run twice. Default True.
     rerun_lost: bool = field(metadata=option_of(FLAG))

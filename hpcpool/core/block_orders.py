@@ -73,6 +73,8 @@ class BlockOver(NamedTuple):
     reason: str
     #: It was taken away, or given back by us: what it ran is run elsewhere and that is nobody's fault.
     is_expected: bool
+    #: The batch system has taken it away: its walltime was over, or another job preempted it.
+    was_taken: bool = False
 
 
 class BlockEnds(NamedTuple):

@@ -343,7 +343,7 @@ class Blocks:
         told = end_told(block, sight)
         taken = self._taken(block, sight, now)
         is_expected = taken is not None or (block.ending is not None and block.ending is not Ending.LOST)
-        over: list[Order] = [BlockOver(block.name, taken_told(sight, taken), is_expected)]
+        over: list[Order] = [BlockOver(block.name, taken_told(sight, taken), is_expected, taken is not None)]
         if self.is_stopping or self._is_no_failure(block, sight, taken):
             return over
         if block.ending is Ending.LATE:

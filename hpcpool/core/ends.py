@@ -44,15 +44,15 @@ class Ends:
         self.drain_at = min(self.drain_at, manager.ends_at - self._drain_s)
         return manager.ends_at != math.inf
 
-    def lost(self, block: str, task: Task) -> None:
-        """A task has lost a node of this block. That counts unless `over` tells why: managers go before one knows."""
+    def task_lost(self, block: str, task: Task) -> None:
+        """A task has lost a node of this block; that counts, unless `block_over` tells another cause later."""
         task.losses += 1
         self._lost_with.setdefault(block, []).append(task)
 
-    def over(self, block: str, *, is_expected: bool) -> None:
-        """A block is over; expected: the batch system has taken it away, or we have given it back."""
+    def block_over(self, block: str, *, was_taken: bool) -> None:
+        """A block is over; taken: away, by the batch system."""
         for task in self._lost_with.pop(block, ()):
-            task.losses -= is_expected
+            task.forgiven += was_taken
 
     def drain(self, now: float) -> list[bytes]:
         """Give nothing new to managers whose end is near; return those for which this is new."""

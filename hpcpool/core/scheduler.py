@@ -302,9 +302,9 @@ class Scheduler:
             self._note_end(manager)
         self._placement.lasts(pool, at - now)
 
-    def block_over(self, block: str, *, is_expected: bool) -> None:
+    def block_over(self, block: str, *, was_taken: bool) -> None:
         """A block is over; if the batch system has taken it away, what it had does not count as lost after all."""
-        self._ends.over(block, is_expected=is_expected)
+        self._ends.block_over(block, was_taken=was_taken)
 
     def _note_end(self, manager: Manager) -> None:
         if self._ends.note(manager) and not self._placement.heeds_time:
@@ -341,7 +341,7 @@ class Scheduler:
             held = self._tasks[task]
             # A block takes all of its nodes along, one after the other: that is one loss.
             if not (is_expected or (held.special is not None and held.special.is_recalled)):
-                self._ends.lost(known.block, held)
+                self._ends.task_lost(known.block, held)
             if held.manager == manager:
                 self._release(manager, task, held)
                 dropped += self._lost(task, held)
@@ -353,7 +353,7 @@ class Scheduler:
         return dropped
 
     def _lost(self, task: int, known: Task) -> list[Dropped]:
-        if self._rerun_lost and not known.is_killed and known.losses <= self._loss_limit:
+        if self._rerun_lost and not known.is_killed and known.losses - known.forgiven <= self._loss_limit:
             self._enqueue(task, known, first=True)
             return []
         del self._tasks[task]

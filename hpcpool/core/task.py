@@ -38,6 +38,8 @@ class Task:
     manager: bytes | None = None
     crashes: int = 0
     losses: int = 0
+    #: How many of these the batch system has caused: they do not count.
+    forgiven: int = 0
     special: Special | None = None
     #: The manager whose node has what it needs; None: none in particular.
     home: bytes | None = None

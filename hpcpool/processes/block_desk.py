@@ -150,7 +150,7 @@ class BlockDesk:
         match event:
             case BlockOver():
                 self._hands.end_block(event)
-                self._scheduler.block_over(event.block, is_expected=event.is_expected)
+                self._scheduler.block_over(event.block, was_taken=event.was_taken)
             case BlockEnds(block=block, at=at):
                 now = time.monotonic()
                 log.info("block=%s ends in_s=%.0f", block, at - now)

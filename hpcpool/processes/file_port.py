@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 
 import msgspec
 
@@ -59,21 +60,16 @@ class FilePort(msgspec.Struct, forbid_unknown_fields=True):
             time.sleep(_PAUSE_S)
 
 
-def leave_word(
-    run_directory: str, connection: Connection, address: str, found_at: tuple[object, ...], manager: str
-) -> None:
+def leave_word(run_directory: str, connection: Connection, addresses: Sequence[str], manager: str) -> None:
     """Tell those that this process starts how to get files of the client.
 
     Args:
         run_directory: the node's own, for this user alone.
-        connection: how the manager has found the interchange.
-        address: the one of those that has led there.
-        found_at: where that is, as of `socket.getpeername`; of no use for a tunnel.
+        connection: what proves that they belong here.
+        addresses: where the interchange is.
         manager: its name.
     """
-    # A tunnel that has been lost may be at another of its addresses when it is back.
-    ways = [way for way in connection.addresses if way.startswith(TUNNEL)] if address.startswith(TUNNEL) else []
-    port = FilePort(ways or [_address(found_at)], connection.authority, connection.key, manager)
+    port = FilePort(list(addresses), connection.authority, connection.key, manager)
     descriptor = os.open(os.path.join(run_directory, _FILE), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(descriptor, "wb") as file:
         file.write(msgspec.json.encode(port))
@@ -92,9 +88,9 @@ def read_word(run_directory: str) -> FilePort:
         ) from None
 
 
-def _address(found_at: tuple[object, ...]) -> str:
-    """The form that `dial` takes; of IPv6, with the number of the link if it is an address of one."""
-    host, port, *rest = found_at
+def address_of(peer: tuple[object, ...]) -> str:
+    """Return the form that `dial` takes of what `socket.getpeername` says; of IPv6, with the number of the link."""
+    host, port, *rest = peer
     if len(rest) == 2:
         host = f"[{host}%{rest[1]}]" if rest[1] else f"[{host}]"
     return f"tcp://{host}:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import threading
 import time
 from collections import deque
@@ -50,20 +51,29 @@ class Redialling:
         self._lock = threading.Lock()
         self._woken, self._wake = wake_up_pipe()
         loop.add(self._woken, self._hand_over)
+        #: How many messages the manager has had, each time that it wants to be connected again; None: never more.
+        self._wanted: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        # Now, not when it is needed: by then the system may have no thread left.
+        threading.Thread(target=self._run, name="hpcpool-redial", daemon=True).start()
 
     def begin(self, received: int) -> None:
         """Dial; the manager has had so many messages."""
-        threading.Thread(target=self._dial, args=(received,), name="hpcpool-redial", daemon=True).start()
+        self._wanted.put(received)
 
     def close(self) -> None:
         """Dial no more. A thread that still does ends when its attempt is over."""
         with self._lock:
             self._is_over.set()
+        self._wanted.put(None)
         self._loop.remove(self._woken)
         for stream in self._streams:
             stream.close()
         for end in (self._woken, self._wake):
             os.close(end)
+
+    def _run(self) -> None:
+        while (received := self._wanted.get()) is not None:
+            self._dial(received)
 
     def _dial(self, received: int) -> None:
         while not self._is_over.wait(max(0.0, self._dial_at - time.monotonic())):
@@ -71,12 +81,12 @@ class Redialling:
                 end, address = connect(self._addresses, self._context, _TRY_S)
             except (Unreachable, OSError) as error:  # the second: this process has no descriptor left
                 log.info("%s", error)
+                continue
+            finally:
                 self._dial_at = time.monotonic() + _PAUSE_S
-            else:
-                log.info("found the interchange again at %s", address)
-                self._dial_at = time.monotonic() + _PAUSE_S
-                self._offer(Stream(TlsEnd(end)), received)
-                return
+            log.info("found the interchange again at %s", address)
+            self._offer(Stream(TlsEnd(end)), received)
+            return
 
     def _offer(self, stream: Stream, received: int) -> None:
         stream.send(encode([Rejoin(self._token, received)]))

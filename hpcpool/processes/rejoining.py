@@ -1,4 +1,4 @@
-"""Managers whose connection has broken and who come back over another one. Belongs to the interchange's thread.
+"""Managers whose connection is gone and who come back over another one. Belongs to the interchange's thread.
 
 Only the connection is new to them: their calls have run on, and what was said meanwhile is said again.
 """

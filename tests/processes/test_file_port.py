@@ -13,7 +13,7 @@ from hpcpool.processes.connection import Connection
 from hpcpool.processes.dialling import Unreachable
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.file_desk import FileDesk
-from hpcpool.processes.file_port import _address, leave_word, read_word
+from hpcpool.processes.file_port import address_of, leave_word, read_word
 from hpcpool.processes.guests import Guests
 from hpcpool.wire import staged
 from hpcpool.wire.file_transfer import FileSeen, SeeFile
@@ -29,7 +29,7 @@ from hpcpool.wire.tls import FILES_PROTOCOL
     ],
 )
 def test_the_address_of_the_interchange_is_passed_on(found_at, expected):
-    assert _address(found_at) == expected
+    assert address_of(found_at) == expected
 
 
 def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, 
     guests = Guests(loop, (0, 0), lambda stream, block: streams.append(stream), {FILES_PROTOCOL: desk.admit})
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     connection = Connection([], "fork", authority=authority, key=key)
-    leave_word(str(tmp_path), connection, "tcp://there:1", ("127.0.0.1", guests.port), "host:1")
+    leave_word(str(tmp_path), connection, [f"tcp://127.0.0.1:{guests.port}"], "host:1")
     assert os.environ[staged.FOLDER_VARIABLE] == str(tmp_path)
     assert (tmp_path / "files.json").stat().st_mode & 0o777 == 0o600
     answers: list[object] = []
@@ -67,7 +67,7 @@ def test_that_there_is_no_way_in_is_a_connection_error(tmp_path, monkeypatch):
     authority, key = guests.keys.authority.decode(), guests.keys.issue("a-0").decode()
     guests.close()
     connection = Connection([], "fork", authority=authority, key=key)
-    leave_word(str(tmp_path), connection, "tcp://there:1", ("127.0.0.1", guests.port), "host:1")
+    leave_word(str(tmp_path), connection, [f"tcp://127.0.0.1:{guests.port}"], "host:1")
     monkeypatch.setattr("hpcpool.processes.file_port._DIAL_S", 0.1)
     with pytest.raises(ConnectionError, match="the interchange cannot be reached"):
         read_word(str(tmp_path)).open()
@@ -90,17 +90,16 @@ def test_a_tunnel_that_is_broken_is_dialled_again_at_all_of_its_addresses(tmp_pa
         return ours, addresses[0]
 
     monkeypatch.setattr("hpcpool.processes.file_port.connect", connect)
-    ways = ["tcp://192.0.2.1:7", "tunnel://there:1", "tunnel://there:2"]
-    address = next(way for way in ways if way.startswith(scheme))
-    leave_word(str(tmp_path), Connection(ways, "fork"), address, ("192.0.2.1", 7), "host:1")
+    ways = [f"{scheme}://there:1", f"{scheme}://there:2"]
+    leave_word(str(tmp_path), Connection([], "fork"), ways, "host:1")
     with contextlib.closing(ours), contextlib.closing(theirs):
         if scheme == "tcp":
             with pytest.raises(ConnectionError, match="nobody is there"):
                 read_word(str(tmp_path)).open()
-            assert dialled == [["tcp://192.0.2.1:7"]]
+            assert dialled == [ways]
         else:
             with contextlib.closing(read_word(str(tmp_path)).open()):
-                assert dialled == [["tunnel://there:1", "tunnel://there:2"]] * 3
+                assert dialled == [ways] * 3
 
 
 class StandInContext:

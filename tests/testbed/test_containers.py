@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+import hpcpool
 from hpcpool import WorkerCrashed
 from hpcpool.containers import Container
 from tests.live.folder_system import FolderSystem, folder_system
@@ -30,6 +31,8 @@ from tests.testbed.machine import Daemons, missing, until
 IMAGE = os.environ.get("HPCPOOL_TEST_IMAGE", "")
 #: What Podman and Docker call the image.
 IMPORTED = "localhost/hpcpool-test"
+#: Where the tests' own hpcpool is.
+INSTALLED = Path(hpcpool.__file__).parents[1]
 NEEDED = ["hpcpool", "cloudpickle", "msgspec", "psutil", "tblib", "typing_extensions"]
 
 pytestmark = pytest.mark.testbed
@@ -87,6 +90,8 @@ def docker() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def charliecloud() -> Iterator[dict[str, str]]:
+    # It makes no folder to mount on in an image that it cannot write to, so this one is made as docs/containers.md says.
+    Path(f"{IMAGE}{INSTALLED}").mkdir(parents=True, exist_ok=True)
     yield {"USER": getpass.getuser()}  # as in every login: it insists
 
 

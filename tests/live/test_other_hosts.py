@@ -18,7 +18,6 @@ import pytest
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.processes.dialling import Unreachable, dial
 from hpcpool.providers import LocalProvider
-from hpcpool.wire import run_directory
 from hpcpool.wire.messages import Heartbeat, Register, encode
 from hpcpool.wire.versions import hello
 from tests.live import calls, far
@@ -134,9 +133,6 @@ def test_the_calls_of_a_lost_host_run_on_another(tmp_path):
         victim.kill()
         gate.touch()
         assert [future.result(PATIENCE_S) for future in running] == [MIB + n for n in range(8)]
-    # All of that block were ended with its manager, and the next manager on that host removes what they have left.
-    # Whether there has been one is a race between the calls and the start of another block.
-    run_directory.remove_dead()
 
 
 def sum_behind(gate: Path, array: np.ndarray, n: int) -> int:

@@ -90,7 +90,7 @@ def docker() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def charliecloud() -> Iterator[dict[str, str]]:
-    # It makes no folder to mount on in an image that it cannot write to, so this one is made as docs/containers.md says.
+    # It makes no folder to mount on in an image that cannot be written to: docs/containers.md says to make it.
     Path(f"{IMAGE}{INSTALLED}").mkdir(parents=True, exist_ok=True)
     yield {"USER": getpass.getuser()}  # as in every login: it insists
 

@@ -74,7 +74,7 @@ class SSHLogin:
         connect_timeout_s: seconds for each step of a connection: to connect, to agree on keys, to log in. None: the
             `ConnectTimeout` of `~/.ssh/config`, else 30.
         keepalive_s: after this many silent seconds the other side is asked whether it is there; 0: never. None:
-            the `ServerAliveInterval` of `~/.ssh/config`, else 15.
+            the `ServerAliveInterval` of `~/.ssh/config`, else 5.
         login_shell: run each command in a login shell (`bash -l`), where only that finds the commands of the batch
             system. It is slower.
 

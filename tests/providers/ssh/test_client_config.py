@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from hpcpool import Config
 from hpcpool.errors import ConfigError
 from hpcpool.providers.ssh.client_config import Hop, config_text, resolve, with_includes
+from hpcpool.providers.ssh.keepalive import SILENT_PERIODS
 from hpcpool.providers.ssh.login import SSHLogin
 
 HOME = os.path.expanduser("~")
@@ -42,6 +44,12 @@ def test_what_the_configuration_says_is_used():
     assert hop.identities_only
     assert hop.known_hosts == (f"{HOME}/.ssh/cluster_hosts", "/site/hosts", "/etc/ssh/ssh_known_hosts")
     assert (hop.keepalive_s, hop.connect_timeout_s) == (7, 9)
+
+
+def test_by_default_a_silent_cut_is_noticed_before_the_nodes_behind_it_are_given_up():
+    (hop,) = hops("", "ada@login")
+    noticed_s = hop.keepalive_s * (1 + SILENT_PERIODS)
+    assert 0 < noticed_s < Config().heartbeat_timeout_s
 
 
 def test_what_is_given_wins_over_the_configuration():

@@ -33,7 +33,6 @@ ConfigSource = Config | NodePool | Provider | Path
 _KILL = 9
 _TERMINATE = 15
 
-_NO_OPTIONS = CallOptions()
 #: Bytes. A function is one piece of a message, and MessagePack's longest has 2**32 - 1.
 _LARGEST_FUNCTION = 2**32 - 1
 
@@ -64,6 +63,8 @@ class HPCPoolExecutor(Calls):
         ...     pool.submit(lambda: "hello").result()
         'hello'
     """
+
+    _options = CallOptions()
 
     def __init__(
         self,
@@ -97,10 +98,6 @@ class HPCPoolExecutor(Calls):
     def _broken(self) -> str | Literal[False]:
         """As in `ProcessPoolExecutor`: why the pool cannot go on, or False."""
         return self._client.broken if self._client is not None else False
-
-    @property
-    def _options(self) -> CallOptions:
-        return _NO_OPTIONS
 
     @property
     def _pool(self) -> HPCPoolExecutor:

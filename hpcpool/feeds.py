@@ -75,6 +75,8 @@ class Source:
         self._is_plain = self.is_chunked and len(iterables) == 1
         #: The arguments of one call after another; of plain items: the items.
         self._items: Iterator[Any] = iter(iterables[0]) if self._is_plain else zip(*iterables, strict=False)
+        #: Submits a call for each.
+        self._calls = itertools.starmap(functools.partial(submit, fn), self._items)
         self.is_measured = chunksize == "auto"
         self.size = 1 if chunksize == "auto" else chunksize
         #: Fewer items are not worth a task.
@@ -84,10 +86,10 @@ class Source:
     def next(self) -> Future[Any] | None:
         """Submit the next task; None when the input has ended."""
         if not self.is_chunked:
-            for args in self._items:
-                return self._with_bar(self._submit(self._fn, *args), 1)
-            self.let_go()
-            return None
+            future = next(self._calls, None)
+            if future is None:
+                self.let_go()
+            return future if future is None or self._bar is None else self._with_bar(future, 1)
         chunk = list(itertools.islice(self._items, self.size))
         if not chunk:
             self.let_go()
@@ -102,6 +104,7 @@ class Source:
     def let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
         self._submit, self._fn, self._items = _closed, _closed, iter(())
+        self._calls = itertools.starmap(_closed, ())
 
     def _with_bar(self, future: Future[Any], items: int) -> Future[Any]:
         if self._bar is not None:
@@ -183,8 +186,7 @@ class AtOnce(Feed):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        while (future := source.next()) is not None:
-            self._keep(future)
+        self.futures = OrderedDict.fromkeys(iter(source.next, None))
         self.has_ended = True
 
 

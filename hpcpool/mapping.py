@@ -128,10 +128,10 @@ def _in_any_order(feed: Feed, end: float | None) -> Iterator[list[Any]]:
 
 def _result_or_cancel(future: Future[Any], end: float | None) -> Any:
     try:
-        try:
-            return future.result(_left(end))
-        finally:
-            future.cancel()
+        return future.result(None if end is None else _left(end))
+    except BaseException:
+        future.cancel()
+        raise
     finally:
         del future  # break the cycle through the traceback
 

@@ -166,7 +166,7 @@ class TaskFuture(Future[T], Generic[T]):
 
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks."""
-        if not super().cancel():
+        if self._state == FINISHED or not super().cancel():
             return False
         controller = self._controller  # the client takes it away when the call is over
         if controller is not None and self._state == CANCELLED:

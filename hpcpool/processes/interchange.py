@@ -1,8 +1,7 @@
 """The interchange: between one client and the managers. One event loop in the main thread, block control in another.
 
-It owns the streams to the client and to the managers, and never opens a payload. Who gets which task
-is decided by `core.scheduler`. It ends when the client tells it to or goes: every block is cancelled first, and the
-run directory is removed last.
+It owns the streams to client and managers, and opens no payload. Who gets which task is decided by `core.scheduler`.
+It ends when the client tells it to or goes: every block is cancelled first, and the run directory is removed last.
 """
 
 from __future__ import annotations
@@ -137,17 +136,21 @@ class Interchange:
             while not self._blocks.is_finished:
                 self._loop.wait(self._patience_s())
                 self._hosted.step()
+                self._answer()  # first what somebody waits for
+                self._dispatch()
                 self._entrance.step()
                 self._look_at_silence()
                 self._blocks.watch.look(time.monotonic())
-                self._dispatch()
-                if batch := self._outbox.take(Capacity(self._scheduler.slots, self._scheduler.limit)):
-                    self._streams.send(_CLIENT, *batch)
+                self._answer()
         except BaseException:
             self._has_failed = True
             raise
         finally:
             self._close()
+
+    def _answer(self) -> None:
+        if batch := self._outbox.take(self._scheduler.slots, self._scheduler.limit):
+            self._streams.send(_CLIENT, *batch)
 
     def _patience_s(self) -> float | None:
         now = time.monotonic()
@@ -271,15 +274,13 @@ class Interchange:
     def _on_messages(self, name: bytes, batch: list[tuple[FromManager, list[Any]]]) -> None:
         plain: list[Outcome] = []
         for message, its_frames in batch:
-            if type(message) is Outcome:
-                if message.status == Status.OK and not (message.layout or its_frames):
-                    plain.append(message)
-                    continue
-                plain = self._on_plain_outcomes(name, plain)
-                self._on_outcome(name, message, its_frames)
+            if type(message) is Outcome and message.status == Status.OK and not (message.layout or its_frames):
+                plain.append(message)
                 continue
             plain = self._on_plain_outcomes(name, plain)
-            if type(message) is Place or type(message) is Fetched:
+            if type(message) is Outcome:
+                self._on_outcome(name, message, its_frames)
+            elif type(message) is Place or type(message) is Fetched:
                 self._on_content(name, message, its_frames)
             else:
                 self._on_manager(name, message)

@@ -188,20 +188,22 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        if self._node is not None and self._can_start_workers and not self.is_leaving:
-            self._announce_capacity(self._node)
+        # It changes with outcomes, so then there is something to send.
+        if self._out or not self._announced_capacity[0]:
+            self._announce_capacity()
         if self._out:
             out, frames = self._out, self._out_frames
             self._out, self._out_frames = [], []
             self._say(out, frames)
 
-    def _announce_capacity(self, known: Node) -> None:
-        slots, limit = self._announced_capacity
-        wanted = known.limit
+    def _announce_capacity(self) -> None:
+        if self._node is None or not self._can_start_workers or self.is_leaving:
+            return
+        (slots, limit), offer = self._announced_capacity, Capacity(self._node.slots, self._node.limit)
         # Every change would be noise on the wire: a fifth more or less makes no difference to anybody.
-        if known.slots != slots or not 0.8 * wanted <= limit <= 1.25 * wanted:
-            self._announced_capacity = (known.slots, wanted)
-            self._out.append(Capacity(known.slots, wanted))
+        if offer.slots != slots or not 0.8 * offer.limit <= limit <= 1.25 * offer.limit:
+            self._announced_capacity = (offer.slots, offer.limit)
+            self._out.append(offer)
 
     def hear(self, batch: Iterable[tuple[ToManager, list[Any]]]) -> None:
         """Take messages of the interchange, each with its frames."""

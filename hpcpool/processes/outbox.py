@@ -14,7 +14,7 @@ class Outbox:
     def __init__(self) -> None:
         self._messages: list[Any] = []
         self._frames: list[Any] = []
-        self._announced = Capacity(0, 0)
+        self._announced = 0, 0
 
     def put(self, message: Any, frames: Sequence[Any] = ()) -> None:
         """Have a message sent with the next batch."""
@@ -22,11 +22,11 @@ class Outbox:
         if frames:
             self._frames.extend(frames)
 
-    def take(self, offered: Capacity) -> tuple[list[Any], list[Any]] | None:
+    def take(self, slots: int, limit: int) -> tuple[list[Any], list[Any]] | None:
         """Return what has gathered, with what the pool offers now if that has changed; None if there is nothing."""
-        if offered != self._announced:
-            self._announced = offered
-            self._messages.append(offered)
+        if (slots, limit) != self._announced:
+            self._announced = slots, limit
+            self._messages.append(Capacity(slots, limit))
         if not self._messages:
             return None
         batch = self._messages, self._frames

@@ -77,7 +77,7 @@ class WorkerHandle:
         given, frames = self._given, self._given_frames
         if given:
             self._given, self._given_frames = [], []
-            self._unwritten.extend(memoryview(piece) for piece in encode_tasks(given, frames))
+            self._unwritten.extend(map(memoryview, encode_tasks(given, frames)))
             self._write()
             # Also what is written in part: the worker reads on, and so makes room. Of a few dozen permits there is
             # always room for all (`core.pace`).

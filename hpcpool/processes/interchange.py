@@ -137,10 +137,10 @@ class Interchange:
                 self._loop.wait(self._patience_s())
                 self._hosted.step()
                 self._answer()  # first what somebody waits for
-                self._dispatch()
                 self._entrance.step()
                 self._look_at_silence()
                 self._blocks.watch.look(time.monotonic())
+                self._dispatch()  # last: all before it may have set tasks or slots free
                 self._answer()
         except BaseException:
             self._has_failed = True

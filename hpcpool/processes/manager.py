@@ -188,7 +188,7 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        # It changes with outcomes, so then there is something to send.
+        # What it takes changes with outcomes, and those are to be sent.
         if self._out or not self._announced_capacity[0]:
             self._announce_capacity()
         if self._out:

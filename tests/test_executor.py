@@ -875,6 +875,7 @@ def test_the_higher_priority_goes_first_and_equals_in_order(tmp_path: Path):
         assert wait_until(busy.running, timeout_s=30)
         for number, priority in enumerate([0, -5, 7, 0, 7, 3]):
             pool.options(priority=priority).submit(note, f"{priority}:{number}")
+        pool.status()  # there and back: now all of them are where the order is decided
         gate.open()
     assert Path(path).read_text().split() == ["7:2", "7:4", "3:5", "0:0", "0:3", "-5:1"]
 

@@ -165,7 +165,10 @@ class TaskFuture(Future[T], Generic[T]):
         )
 
     def cancel(self) -> bool:
-        """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks."""
+        """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks.
+
+        One that begins before its node has heard of it runs all the same, for some 20 ms at most, and gives no result.
+        """
         if self._state == FINISHED or not super().cancel():
             return False
         controller = self._controller  # the client takes it away when the call is over

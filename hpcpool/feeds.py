@@ -75,7 +75,7 @@ class Source:
         self._is_plain = self.is_chunked and len(iterables) == 1
         #: The arguments of one call after another; of plain items: the items.
         self._items: Iterator[Any] = iter(iterables[0]) if self._is_plain else zip(*iterables, strict=False)
-        #: Submits a call for each.
+        #: Submits a call for each, if they are not to be in chunks.
         self._calls = itertools.starmap(functools.partial(submit, fn), self._items)
         self.is_measured = chunksize == "auto"
         self.size = 1 if chunksize == "auto" else chunksize
@@ -87,9 +87,10 @@ class Source:
         """Submit the next task; None when the input has ended."""
         if not self.is_chunked:
             future = next(self._calls, None)
-            if future is None:
-                self.let_go()
-            return future if future is None or self._bar is None else self._with_bar(future, 1)
+            if future is not None:
+                return self._with_bar(future, 1)
+            self.let_go()
+            return None
         chunk = list(itertools.islice(self._items, self.size))
         if not chunk:
             self.let_go()

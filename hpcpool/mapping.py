@@ -128,7 +128,7 @@ def _in_any_order(feed: Feed, end: float | None) -> Iterator[list[Any]]:
 
 def _result_or_cancel(future: Future[Any], end: float | None) -> Any:
     try:
-        return future.result(None if end is None else _left(end))
+        return future.result(_left(end))
     except BaseException:
         future.cancel()
         raise

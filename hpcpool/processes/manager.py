@@ -188,7 +188,7 @@ class Manager:
 
     def _flush(self) -> None:
         """Send what has gathered as one message."""
-        # What it takes changes with outcomes, and those are to be sent.
+        # What it takes changes with outcomes, which are to be sent; if nobody wants those, the next message tells.
         if self._out or not self._announced_capacity[0]:
             self._announce_capacity()
         if self._out:

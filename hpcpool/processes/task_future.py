@@ -167,7 +167,8 @@ class TaskFuture(Future[T], Generic[T]):
     def cancel(self) -> bool:
         """Cancel the call if it is not known to run; True if it is cancelled now or was before. Never blocks.
 
-        One that begins before its node has heard of it runs all the same, for some 20 ms at most, and gives no result.
+        One that begins before its node has heard of this runs until then, and for some 20 ms in any case; its result is
+        dropped.
         """
         if self._state == FINISHED or not super().cancel():
             return False

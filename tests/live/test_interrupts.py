@@ -61,6 +61,7 @@ print("cancelled", sum(future.cancelled() for future in pending), flush=True)
 #: A view cancels all of them; the pool itself takes the oldest to be running, as ProcessPoolExecutor does.
 IN_A_VIEW = WITH.replace("(1) as pool:", "(1) as whole, whole.options(priority=1) as pool:").replace("= 9", "= 10")
 assert "as whole" in IN_A_VIEW
+assert "LEAST = 10" in IN_A_VIEW
 
 
 @pytest.mark.parametrize("text", [WITH, IN_A_VIEW], ids=["pool", "view"])

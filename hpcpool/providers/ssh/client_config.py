@@ -19,7 +19,7 @@ from hpcpool.errors import ConfigError
 from hpcpool.providers.ssh.login import Destination, SSHLogin, jumps
 
 _DEFAULT_CONNECT_TIMEOUT_S = 30.0
-#: A silent cut is noticed, and has a new connection, before the nodes behind it are given up (`heartbeat_timeout_s`).
+#: A silent cut is noticed before the nodes behind it are given up (`heartbeat_timeout_s`): they may still come back.
 #: Also below the idle limits of usual firewalls and load balancers (60 s and more).
 _DEFAULT_KEEPALIVE_S = 5.0
 _DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")

@@ -44,10 +44,13 @@ class Ends:
         self.drain_at = min(self.drain_at, manager.ends_at - self._drain_s)
         return manager.ends_at != math.inf
 
-    def task_lost(self, block: str, task: Task) -> None:
-        """A task has lost a node of this block; that counts, unless `block_over` tells another cause later."""
+    def task_lost(self, block: str, task: Task, *, is_expected: bool) -> None:
+        """A task has lost a node of this block; that counts if nobody expected it, and `block_over` tells no cause."""
         task.losses += 1
-        self._lost_with.setdefault(block, []).append(task)
+        if is_expected:
+            task.forgiven += 1
+        else:
+            self._lost_with.setdefault(block, []).append(task)
 
     def block_over(self, block: str, *, was_taken: bool) -> None:
         """A block is over; taken: away, by the batch system."""

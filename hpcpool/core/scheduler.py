@@ -340,8 +340,8 @@ class Scheduler:
         for task in reversed([*known.leases, *known.wide]):
             held = self._tasks[task]
             # A block takes all of its nodes along, one after the other: that is one loss.
-            if not (is_expected or (held.special is not None and held.special.is_recalled)):
-                self._ends.task_lost(known.block, held)
+            if held.special is None or not held.special.is_recalled:
+                self._ends.task_lost(known.block, held, is_expected=is_expected)
             if held.manager == manager:
                 self._release(manager, task, held)
                 dropped += self._lost(task, held)

@@ -227,6 +227,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_only(tmp_path):
         read_until(terminal, b"busy")
         processes, directory = psutil.Process(pid).children(recursive=True), Pool.below(pid).directory
         os.write(terminal, b"\x03")
+        read_until(terminal, b"told")
         (tmp_path / "gate").touch()
         out = read_until(terminal, b"cancelled")
         assert b"interrupted" in out

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,10 +102,13 @@ class Server:
     def stop(self) -> None:
         """End it and all of its connections."""
         if self._process is not None:
-            self.cut_connections()
-            self._process.terminate()
+            # It takes nobody in any more before its connections are counted: who is cut off comes back at once.
+            self._process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            connections = self.connections()
+            self._process.kill()
             self._process.wait()
-            self.cut_connections()
+            kill(connections)
             self._process = None
 
     def restart(self, *, python_path: str) -> None:
@@ -128,9 +132,7 @@ class Server:
 
     def cut_connections(self) -> None:
         """Kill the processes that serve the connections, as if they had crashed."""
-        for process in self.connections():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        kill(self.connections())
 
     def freeze_connections(self) -> list[psutil.Process]:
         """Stop the processes that serve the connections: the other side sees silence, as in a cut network."""
@@ -159,6 +161,12 @@ class Server:
             "connect_timeout_s": 10.0,
         }
         return SSHLogin(**{**options, **changes})  # type: ignore[arg-type]
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _name(process: psutil.Process) -> str:

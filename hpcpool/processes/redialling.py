@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -19,8 +20,9 @@ from hpcpool.wire.tls import REJOIN_PROTOCOL, TlsEnd, client_context
 
 log = logging.getLogger(__name__)
 
-#: How long all addresses are tried at once (seconds).
-_TRY_S = 10.0
+#: How long all addresses are tried at once (seconds), each time: at first one of them may lead to a login node that has
+#: not noticed the cut, and says nothing, while another is about to open. The last is for all later times.
+_TRIES_S = (3.0, 5.0, 10.0)
 #: The pause before they are tried again (seconds), also if the interchange was found just now: it may let us in only to
 #: turn us away, as it does when our block is over.
 _PAUSE_S = 1.0
@@ -76,9 +78,10 @@ class Redialling:
             self._dial(received)
 
     def _dial(self, received: int) -> None:
+        tries_s = itertools.chain(_TRIES_S, itertools.repeat(_TRIES_S[-1]))
         while not self._is_over.wait(max(0.0, self._dial_at - time.monotonic())):
             try:
-                end, address = connect(self._addresses, self._context, _TRY_S)
+                end, address = connect(self._addresses, self._context, next(tries_s))
             except (Unreachable, OSError) as error:  # the second: this process has no descriptor left
                 log.info("%s", error)
                 continue

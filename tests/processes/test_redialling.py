@@ -11,6 +11,7 @@ import pytest
 
 from hpcpool.processes import redialling
 from hpcpool.processes.connection import TUNNEL, Connection
+from hpcpool.processes.dialling import Unreachable
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.guests import Guests
 from hpcpool.processes.redialling import Redialling
@@ -83,3 +84,20 @@ def test_it_goes_on_when_a_dial_fails_for_want_of_descriptors(sides, monkeypatch
     sides.redialling.begin(0)
     sides.until(lambda: sides.found)
     assert not failures
+
+
+def test_it_is_less_patient_at_first_with_addresses_that_say_nothing(sides, monkeypatch):
+    real, patience_s = redialling.connect, []
+
+    def connect(addresses, context, timeout_s):
+        patience_s.append(timeout_s)
+        if len(patience_s) % 5:
+            raise Unreachable
+        return real(addresses, context, timeout_s)
+
+    monkeypatch.setattr(redialling, "connect", connect)
+    monkeypatch.setattr(redialling, "_PAUSE_S", 0.0)
+    for count in (1, 2):
+        sides.redialling.begin(0)
+        sides.until(lambda count=count: len(sides.found) == count)
+    assert patience_s == [3.0, 5.0, 10.0, 10.0, 10.0] * 2

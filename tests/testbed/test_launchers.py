@@ -28,7 +28,8 @@ def end(number, frame):
     pathlib.Path(f"told-{node}").touch()
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
-pathlib.Path(f"up-{node}").write_text(os.environ["MADE"])
+pathlib.Path(f".{node}").write_text(os.environ["MADE"])
+os.rename(f".{node}", f"up-{node}")  # there with all that is in it
 if sys.argv[1:] == ["first fails"] and os.environ.get("SLURM_NODEID") == "0":
     sys.exit(4)
 while not pathlib.Path("end").exists():

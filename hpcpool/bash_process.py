@@ -234,9 +234,9 @@ class Running:
         group = self._process.pid
         with contextlib.closing(_Family(_descendants(group))) as family:
             _has_signalled_group(group, signal.SIGTERM)
-            family.signal_outside(group, signal.SIGTERM)
+            family.end_outside(group)
             self._have_ended([exit_fd, *family.exit_fds], KILL_AFTER_S)
-            family.signal_outside(group, signal.SIGKILL)
+            family.kill(group)
 
     def _kill(self) -> None:
         """End what is left, at once. Descendants outside the group are found only while the leader is there."""
@@ -250,7 +250,7 @@ class Running:
             # Stopped, it starts nothing while its descendants are looked for.
             _has_signalled_group(group, signal.SIGSTOP)
             with contextlib.closing(_Family(_descendants(group))) as family:
-                family.signal_outside(group, signal.SIGKILL)
+                family.kill(group)
         finally:
             _has_signalled_group(group, signal.SIGKILL)
         self._reap_killed()
@@ -346,20 +346,29 @@ class _Family:
         """Each becomes readable when its process ends; none without pidfds: then there is nothing to wait on."""
         return [fd for _, fd in self._held if fd is not None]
 
-    def signal_outside(self, group: int, number: int) -> None:
-        """Send a signal to the processes that made a group of their own (`timeout`, `setsid`, `set -m`)."""
+    def end_outside(self, group: int) -> None:
+        """Ask the processes to end that made a group of their own (`timeout`, `setsid`, `set -m`)."""
         for process, fd in self._held:
-            if process.group == group:
-                continue
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if fd is None:
-                    os.kill(process.pid, number)
-                else:
-                    signal.pidfd_send_signal(fd, number)
+            if process.group != group:
+                _signal(process.pid, fd, signal.SIGTERM)
+
+    def kill(self, group: int) -> None:
+        """Kill them, also one that has left the group since it was looked at; without pidfds only those outside."""
+        for process, fd in self._held:
+            if fd is not None or process.group != group:
+                _signal(process.pid, fd, signal.SIGKILL)
 
     def close(self) -> None:
         for fd in self.exit_fds:
             os.close(fd)
+
+
+def _signal(pid: int, pidfd: int | None, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if pidfd is None:
+            os.kill(pid, number)
+        else:
+            signal.pidfd_send_signal(pidfd, number)
 
 
 def _has_signalled_group(group: int, number: int) -> bool:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from hpcpool.executor import HPCPoolExecutor
     from hpcpool.processes.client import Client
 
-#: How long the interchange may take to answer (seconds). It does nothing that takes long.
-_ANSWER_S = 1.0
+#: How long the interchange may take to answer (seconds): it does nothing that takes long, but its machine may be busy.
+_ANSWER_S = 5.0
 
 
 def status(executor: HPCPoolExecutor) -> PoolStatus:

@@ -24,10 +24,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hpcpool import oversight
+
 #: In the environment of this run, and so of every process that it starts.
 MARK, MARK_VALUE = "HPCPOOL_TEST_RUN", uuid.uuid4().hex
 #: How long what is ending may take to end, before and after a collection of garbage.
-PATIENCE_S = (1.0, 5.0)
+PATIENCE_S = (1.0, 20.0)
 #: Processes that the standard library starts once and keeps: they belong to this interpreter, not to a test.
 KEPT_BY_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 #: Threads and directories that a test was failed for: no other one is.
@@ -63,6 +65,12 @@ def the_run_leaves_nothing_behind(temporary_directory: Path) -> Iterator[None]:
     start = Snapshot.take(temporary_directory)
     yield
     fail_if_left_behind(start, temporary_directory)
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that runs many tests may take longer to answer than a user should wait."""
+    monkeypatch.setattr(oversight, "_ANSWER_S", 60.0)
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +134,7 @@ def left_behind(start: Snapshot, directory: Path) -> list[str]:
     return [
         *(describe(process) for process in new_processes(start)),
         *(f"thread {thread.name} (daemon: {thread.daemon})" for thread in threads),
-        *(f"directory {path}: {sorted(p.name for p in path.iterdir())}" for path in directories if path.is_dir()),
+        *(describe_directory(path) for path in directories if path.is_dir()),
     ]
 
 
@@ -187,6 +195,13 @@ def describe(process: psutil.Process) -> str:
         return f"process {process.pid} (parent {process.ppid()}): {' '.join(process.cmdline())}"
     except psutil.NoSuchProcess:
         return f"process {process.pid}, which has ended just now"
+
+
+def describe_directory(path: Path) -> str:
+    try:
+        return f"directory {path}: {sorted(os.listdir(path))}"
+    except FileNotFoundError:
+        return f"directory {path}, which has gone just now"
 
 
 def run_directories(directory: Path) -> set[Path]:

@@ -101,7 +101,7 @@ class StandIns:
     def run(self, text: str, **variables: str) -> tuple[int, str, str]:
         """Have bash read the text to its end: exit code, stdout, stderr."""
         process = self.start(text, **variables)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=60)
         return process.returncode, stdout, stderr
 
     def calls(self) -> list[list[str]]:

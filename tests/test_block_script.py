@@ -199,16 +199,17 @@ def test_a_line_that_would_end_the_script_of_the_node_does_not(stand_ins, block_
 def test_what_tells_the_job_to_end_tells_the_manager_and_its_end_is_waited_for(stand_ins, block_dir, number):
     code = (
         "import os, signal, sys\n"
-        "def end(number, frame): os.write(1, b'ending\\n'); sys.exit(5)\n"
-        "signal.signal(signal.SIGTERM, end)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
         "os.write(1, b'ready\\n')\n"
-        "while True: signal.pause()"
+        "signal.sigwait([signal.SIGTERM])\n"  # unlike pause(), also if it came just before
+        "os.write(1, b'ending\\n')\n"
+        "sys.exit(5)"
     )
     process = stand_ins.start(script(block_dir, "-c", code))
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    assert (process.communicate(timeout=30)[0], process.returncode) == ("ending\n", 5)
+    assert (process.communicate(timeout=60)[0], process.returncode) == ("ending\n", 5)
 
 
 def test_a_real_manager_s_command_passes_the_check(stand_ins, block_dir):

@@ -18,10 +18,14 @@ conftest.PATIENCE_S = (0.1, 0.1)
 """
 
 TESTS = """
-import multiprocessing, os, signal, subprocess, tempfile, threading, time
+import multiprocessing, os, signal, subprocess, tempfile, threading
 import pytest
 
 kept = []
+may_end = threading.Event()
+
+def teardown_module():
+    may_end.set()
 
 def test_that_leaves_a_child():
     kept.append(subprocess.Popen(["sleep", "60"]))
@@ -34,7 +38,7 @@ def test_that_leaves_a_directory():
     os.mkdir(os.path.join(tempfile.gettempdir(), "hpcpool-run"))
 
 def test_that_leaves_a_thread():
-    threading.Thread(target=time.sleep, args=(2,)).start()
+    threading.Thread(target=may_end.wait).start()
 
 @pytest.mark.live
 def test_that_is_clean(tmp_path):
@@ -48,7 +52,7 @@ def test_that_is_clean(tmp_path):
 
 @pytest.fixture(scope="module")
 def shared_pool():
-    script = "while read; do sleep 60 & done; kill $(jobs -p)"
+    script = "while read; do sleep 60 & done; kill $(jobs -p); wait"
     with subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE) as pool:
         yield pool
 

@@ -87,12 +87,12 @@ def test_a_block_of_another_thread_than_the_main_one_counts_there_only(ex):
     def stay_inside() -> None:
         with current.inside(ex):
             is_inside.set()
-            may_leave.wait(10)
+            may_leave.wait(60)
 
     thread = threading.Thread(target=stay_inside)
     thread.start()
     try:
-        assert is_inside.wait(10)
+        assert is_inside.wait(60)
         assert current.innermost() is None
         assert in_thread(current.innermost) is None
     finally:

@@ -229,7 +229,7 @@ def test_a_future_made_by_hand_is_a_dependency(pool: HPCPoolExecutor):
 def test_the_result_of_a_foreign_future_is_pickled_once_for_all_who_wait(pool: HPCPoolExecutor):
     by_hand: Future[Any] = Future()
     futures = [pool.submit(echo, by_hand) for _ in range(20)]
-    assert wait_until(lambda: len(by_hand._done_callbacks) > 0, timeout_s=10)  # type: ignore[attr-defined]
+    assert wait_until(lambda: len(by_hand._done_callbacks) > 0, timeout_s=30)  # type: ignore[attr-defined]
     Counted.times = 0
     by_hand.set_result(Counted())
     assert [future.result(timeout=30) for future in futures] == [7] * 20
@@ -430,7 +430,7 @@ def test_callbacks_of_a_failed_dependent_are_called_once(pool: HPCPoolExecutor, 
     future.add_done_callback(called.append)
     gate.open()
     wait([bad, also_bad, future, pool.submit(abs, 1)])
-    assert wait_until(lambda: called == [future], timeout_s=10)
+    assert wait_until(lambda: called == [future], timeout_s=30)
 
 
 def test_a_call_that_failed_before_it_was_sent_fails_its_dependents(pool: HPCPoolExecutor):
@@ -456,7 +456,7 @@ def test_a_cancelled_dependency_cancels_its_dependents(pool: HPCPoolExecutor):
     second = pool.submit(abs, first)
     third = pool.submit(add, second, 1)
     assert second.cancel()
-    assert wait_until(third.cancelled, timeout_s=10)
+    assert wait_until(third.cancelled, timeout_s=30)
     with pytest.raises(CancelledError):
         third.result()
     assert not first.cancelled()
@@ -517,7 +517,7 @@ def test_shutdown_can_cancel_what_waits_for_others():
     futures = chain_on(pool, never, 3)
     start = time.monotonic()
     pool.shutdown(cancel_futures=True)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     assert all(future.cancelled() for future in futures)
 
 

@@ -51,9 +51,11 @@ BOTH = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module", params=[standard, HPCPoolExecutor], ids=["standard", "hpcpool"])
-def pool(request: pytest.FixtureRequest) -> Iterator[Executor]:
+def pool(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Executor]:
     with request.param(2) as executor:
-        wait([executor.submit(nap, 0.3) for _ in range(2)])  # all workers are up, and belong to no single test
+        with Gate(tmp_path_factory.mktemp("gate")) as gate:
+            busy = [executor.submit(pass_gate, gate.path) for _ in range(2)]
+        wait(busy)  # all workers are up, and belong to no single test
         yield executor
 
 
@@ -307,7 +309,7 @@ def test_a_result_that_cannot_be_pickled_fails_only_its_call(pool: Executor):
 def test_a_future_goes_from_pending_over_running_to_done(pool: Executor, gate: Gate):
     future = pool.submit(pass_gate, gate.path)
     assert not future.done()
-    assert wait_until(future.running, timeout_s=10)
+    assert wait_until(future.running, timeout_s=30)
     assert not future.cancel()
     assert not future.cancelled()
     gate.open()
@@ -353,7 +355,7 @@ def test_callbacks_are_called_once_each_and_in_order(pool: Executor, gate: Gate)
     assert not called
     gate.open()
     pool.submit(int).result()
-    assert wait_until(lambda: len(called) == 5, timeout_s=10)
+    assert wait_until(lambda: len(called) == 5, timeout_s=30)
     future.add_done_callback(lambda done: called.append((5, done)))
     assert called == [(number, future) for number in range(6)]
 
@@ -364,7 +366,7 @@ def test_a_callback_that_raises_does_not_keep_the_others_from_being_called(pool:
     future.add_done_callback(lambda done: 1 / 0)  # type: ignore[arg-type, return-value]
     future.add_done_callback(lambda done: called.set())
     gate.open()
-    assert called.wait(10)
+    assert called.wait(30)
     assert pool.submit(int, "5").result() == 5
     assert [record.name for record in caplog.records] == ["concurrent.futures"]
     assert "exception calling callback" in caplog.text
@@ -473,9 +475,18 @@ def test_a_call_of_map_that_raises_stop_iteration_does_not_pass_for_the_end(
         list(results)
 
 
-def test_map_waits_for_the_results_only_so_long(pool: Executor):
-    results = pool.map(nap, [0, 0, 1], timeout=0.5)
-    assert [next(results), next(results)] == [0, 0]
+def test_map_waits_for_the_results_only_so_long(pool: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch):
+    submitted: list[Future[Any]] = []
+    submit = pool.submit
+
+    def noting(fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        submitted.append(submit(fn, *args, **kwargs))
+        return submitted[-1]
+
+    monkeypatch.setattr(pool, "submit", noting)
+    results = pool.map(pass_gate, [os.devnull, os.devnull, gate.path], timeout=0.5)
+    wait(submitted[:2])  # results that are there are given although the time is over
+    assert [next(results), next(results)] == ["", ""]
     with pytest.raises(TimeoutError):
         next(results)
 
@@ -607,7 +618,7 @@ def test_an_initializer_that_fails_breaks_the_pool(make: Make):
     future = executor.submit(abs, 1)
     with pytest.raises(BrokenProcessPool):
         future.result(timeout=30)
-    assert wait_until(lambda: bool(executor._broken), timeout_s=10)  # type: ignore[attr-defined]
+    assert wait_until(lambda: bool(executor._broken), timeout_s=30)  # type: ignore[attr-defined]
     with pytest.raises(BrokenExecutor):
         executor.submit(abs, 1)
     executor.shutdown()

@@ -197,7 +197,7 @@ def test_a_join_has_the_name_of_its_function_or_the_one_given(pool: HPCPoolExecu
 @live
 def test_a_join_runs_while_its_function_or_what_it_returned_does(pool: HPCPoolExecutor, gate: Gate):
     future = pool.join(lambda: [pool.submit(pass_gate, gate.path)])
-    assert wait_until(future.running, timeout_s=10)
+    assert wait_until(future.running, timeout_s=30)
     assert not future.cancel()
     assert not future.done()
     gate.open()
@@ -251,7 +251,7 @@ def test_a_cancelled_argument_cancels_the_join(pool: HPCPoolExecutor):
 def test_a_cancelled_returned_future_fails_the_join(pool: HPCPoolExecutor):
     waiting: Future[int] = Future()
     future = pool.join(lambda: [waiting])
-    assert wait_until(future.running, timeout_s=10)
+    assert wait_until(future.running, timeout_s=30)
     waiting.cancel()
     error = future.exception(timeout=30)
     assert type(error) is DependencyError
@@ -291,7 +291,7 @@ def test_callbacks_of_a_join_are_called_once(pool: HPCPoolExecutor):
     future = pool.join(squares, pool, 3)
     future.add_done_callback(called.append)
     future.result(timeout=30)
-    assert wait_until(lambda: called == [future], timeout_s=10)
+    assert wait_until(lambda: called == [future], timeout_s=30)
 
 
 @live
@@ -310,7 +310,7 @@ def test_a_failed_join_does_not_keep_its_arguments_alive(pool: HPCPoolExecutor):
         with pytest.raises(KeyError):
             future.result(timeout=30)
         del big, future
-        assert wait_until(lambda: reference() is None, timeout_s=5)
+        assert wait_until(lambda: reference() is None, timeout_s=30)
     finally:
         gc.enable()
 
@@ -379,14 +379,14 @@ def test_a_cancelled_join_is_done_for_those_who_wait(pool: HPCPoolExecutor, gate
     held = pool.submit(pass_gate, gate.path)
     future = pool.join(lambda value: value, held) if not has_begun else pool.join(lambda: held)
     if has_begun:
-        wait_until(lambda: future.running(), timeout_s=10)
+        wait_until(lambda: future.running(), timeout_s=30)
     is_cancelled = future.cancel()
     assert is_cancelled is not has_begun
     if is_cancelled:
-        assert wait([future], timeout=10).not_done == set()
-        assert list(as_completed([future], timeout=10)) == [future]
+        assert wait([future], timeout=30).not_done == set()
+        assert list(as_completed([future], timeout=30)) == [future]
     gate.open()
-    assert wait([future, held], timeout=10).not_done == set()
+    assert wait([future, held], timeout=30).not_done == set()
 
 
 @live
@@ -412,7 +412,7 @@ def test_a_join_that_would_wait_for_itself_fails(pool: HPCPoolExecutor, gate: Ga
     made += [pool.join(gives, 4)]
     made += [pool.submit(len, [made[3]])]  # a call that waits for the join
     gate.open()
-    assert not wait(made, 20).not_done
+    assert not wait(made, 60).not_done
     for cycle in ((0,), (1, 2), (3,)):
         errors = [made[index].exception() for index in cycle]
         assert any(isinstance(error, ValueError) and "waits for this join" in str(error) for error in errors)
@@ -424,7 +424,7 @@ def test_joins_that_share_what_they_wait_for_are_no_cycle(pool: HPCPoolExecutor,
     diamonds = [pool.join(lambda: [slow, pool.submit(str, slow)]) for _ in range(3)]
     top = pool.join(lambda *results: [slow, *diamonds], *diamonds)
     gate.open()
-    assert len(top.result(20)) == 4
+    assert len(top.result(60)) == 4
 
 
 # Long chains
@@ -442,7 +442,7 @@ def test_a_chain_of_joins_of_any_length_falls(pool: HPCPoolExecutor, is_cancelle
         first.set_running_or_notify_cancel()
     else:
         first.set_exception(ValueError("the first"))
-    assert not wait(chain, 20).not_done
+    assert not wait(chain, 60).not_done
     if is_cancelled:
         assert all(future.cancelled() for future in chain)
     else:
@@ -467,7 +467,7 @@ def test_a_chain_of_joins_in_which_somebody_calls_back_falls(pool: HPCPoolExecut
         chain.append(future)
     first.cancel()
     first.set_running_or_notify_cancel()
-    assert not wait(chain, 20).not_done
+    assert not wait(chain, 60).not_done
     assert sorted(called) == list(range(500))
 
 
@@ -480,7 +480,7 @@ def test_a_loop_made_of_joins_has_the_outcome_of_its_last_call(pool: HPCPoolExec
     future = pool.join(step, 1000)
     assert not wait([future], 60).not_done
     if isinstance(future.exception(), ZeroDivisionError):
-        assert pool.submit(abs, future).exception(20).__cause__ is future.exception()
+        assert pool.submit(abs, future).exception(60).__cause__ is future.exception()
     else:
         assert future.result() == 7
 

@@ -102,7 +102,7 @@ def test_the_end_is_passed_on_and_waited_for(stand_ins, launcher):
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=30)
+    stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (0, "ended\n"), stderr
 
 
@@ -112,7 +112,7 @@ def test_the_far_side_of_ssh_ends_when_the_near_side_is_killed(stand_ins):
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.kill()
-    assert process.communicate(timeout=30)[0] == "ended\n"
+    assert process.communicate(timeout=60)[0] == "ended\n"
 
 
 def test_a_host_that_cannot_be_reached_ends_no_other(stand_ins):

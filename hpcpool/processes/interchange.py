@@ -85,8 +85,8 @@ log = logging.getLogger(__name__)
 _CLIENT = b"client"
 #: How long a stopping pool's blocks may take to end in good order (seconds); exit handlers of workers run in this time.
 _STOP_S = 10.0
-#: The same when they are to end at once.
-_KILL_S = 0.5
+#: The same when they are to end at once: longer than managers give workers after a TERM.
+_KILL_S = 1.5
 #: How long killed processes may take to vanish (seconds).
 _VANISH_S = 2.0
 

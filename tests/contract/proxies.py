@@ -41,7 +41,7 @@ class ProxyServer:
         return getattr(self._manager, kind)(*args)
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)  # Closes its stdin, which ends it.
+        self._process.communicate(timeout=30)  # Closes its stdin, which ends it.
 
 
 def context(start_method: str, server: ProxyServer) -> BaseContext:

@@ -16,7 +16,7 @@ import psutil
 from hpcpool import HPCPoolExecutor
 
 #: How long the numbers of processes may take to settle, and how long a process may take to end.
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 #: A number of processes is believed when it has not changed for this long.
 SETTLED_S = 0.2
 

@@ -2,7 +2,8 @@
 
 `hold` (all jobs wait, for this reason), `refuse` (no job is taken, for this reason), `outage` (no question is
 answered), `die` (jobs write this to stderr and exit with 3), `walltime` (seconds that a job may last), `slow` (seconds
-that each answer takes). Jobs outlive the process that asked for them, as they do on a cluster.
+that each answer takes), `hang` (it does not come while this is there; what `hanging` counts). Jobs outlive the process
+that asked for them, as they do on a cluster.
 """
 
 from __future__ import annotations
@@ -90,12 +91,18 @@ class FolderDriver:
         (job / "started").write_text(str(time.time()))
         walltime = self.told("walltime")
         limit = f"timeout -k 10 {walltime} " if walltime else ""  # TERM first, as batch systems do
-        text = f"echo $$ > {job}/pid; {limit}bash {job}/script 2>> {job}/stderr; echo $? > {job}/code.new; "
-        subprocess.Popen(["bash", "-c", f"{text} mv {job}/code.new {job}/code"], start_new_session=True)
+        text = f"{limit}bash {job}/script 2>> {job}/stderr; echo $? > {job}/code.new; mv {job}/code.new {job}/code"
+        process = subprocess.Popen(["bash", "-c", text], start_new_session=True)
+        (job / "pid.new").write_text(str(process.pid))
+        (job / "pid.new").rename(job / "pid")
 
     def status(self, job_ids: Sequence[str]) -> Mapping[str, JobStatus]:
         self.count("questions")
         time.sleep(float(self.told("slow") or 0))
+        if self.told("hang") is not None:
+            self.count("hanging")
+        while self.told("hang") is not None:
+            time.sleep(0.01)
         if self.told("outage") is not None:
             return dict.fromkeys(job_ids, JobStatus(JobState.UNKNOWN, reason="cannot reach the controller"))
         return {job_id: self.state(self.folder / "jobs" / job_id) for job_id in job_ids}
@@ -171,7 +178,7 @@ class FolderSystem:
             end_job(job, "preempted")
 
     def counted(self, what: str) -> int:
-        """How many `submissions` were tried, or `questions` asked."""
+        """How many `submissions` were tried, or `questions` asked, and how many of these were `hanging`."""
         path = self.folder / what
         return path.stat().st_size if path.exists() else 0
 
@@ -202,7 +209,7 @@ def folder_system(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Iterator[Fol
     system = FolderSystem(folder / "system")
     try:
         yield system
-        until(lambda: not system.alive, f"the end of the jobs {system.alive}", timeout_s=5)
+        until(lambda: not system.alive, f"the end of the jobs {system.alive}")
     finally:
         for job in system.jobs:
             end_job(job)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,7 +92,7 @@ class Pool:
 
     @property
     def fork_server(self) -> psutil.Process:
-        (fork_server,) = self.of_role("fork-server")
+        fork_server, *_ = self.of_role("fork-server")  # a worker that it has just forked looks like it, and comes later
         return fork_server
 
     @property
@@ -123,5 +124,20 @@ def stopped(process: psutil.Process) -> Iterator[None]:
     try:
         yield
     finally:
-        if process.is_running():
+        with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
+
+
+def kill(process: psutil.Process) -> None:
+    """Kill a process that may be about to end, as others of its pool have just been killed."""
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def until_heard(pool: Any) -> None:
+    """Wait until the interchange has heard of all that was done with a pool, or a view of it: also of cancellations."""
+    client = pool._pool._client
+    was_told = threading.Event()
+    client.call_soon(was_told.set)  # behind what its thread has yet to tell
+    assert was_told.wait(PATIENCE_S)
+    assert client.inquiries.status(PATIENCE_S) is not None  # there and back

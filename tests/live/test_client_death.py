@@ -14,14 +14,14 @@ import psutil
 import pytest
 
 from hpcpool.processes.start_command import start_command
-from tests.live.processes import PATIENCE_S, Pool, is_alive, pools_below, role, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, is_alive, kill, pools_below, role, stopped, until
 from tests.live.scripts import Script, script, with_own_manager
 
 pytestmark = pytest.mark.live
 
 #: What may pass from the client's death to the last trace of the pool, on a machine with much else to do.
 #: The budget is 2 s; what is usual is 0.2 s.
-GONE_S = 10.0
+GONE_S = PATIENCE_S
 
 BUSY = """
 import os, sys, time
@@ -97,8 +97,8 @@ def test_a_client_that_is_killed_together_with_another_leaves_nothing(victim, bu
         program.wait_for("busy")
         processes, directory = trace_of(program)
         (other,) = [process for process in processes if role(process) == victim]
-        for process in (program.process, other):
-            process.kill()
+        program.process.kill()
+        kill(other)
         program.process.wait()
         until_nothing_is_left(processes, directory)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from tests.live.processes import Pool
+from tests.live.processes import Pool, kill
 from tests.live.scripts import script
 from tests.live.test_client_death import until_nothing_is_left
 
@@ -86,7 +86,7 @@ def test_a_forked_child_does_not_keep_the_directory_when_all_others_are_killed(t
             pool = Pool.below(program.pid)
             processes = pool.all()
             program.process.kill()
-            pool.interchange.kill()
+            kill(pool.interchange)
             program.process.wait()
             until_nothing_is_left(processes, pool.directory)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,8 @@ def test_a_hosted_node_takes_the_one_that_is_there():
     with executor(1) as pool:
         processes = Pool.of(pool)
         assert len(processes.of_role("fork-server")) == 1
-        assert processes.fork_server.create_time() - processes.interchange.create_time() < 1
+        log, entrance = Path(f"/proc/{processes.fork_server.pid}/fd/2"), processes.directory / "managers.sock"
+        assert log.stat().st_mtime_ns <= entrance.stat().st_mtime_ns, "it was there before managers could come"
 
 
 def test_none_is_started_where_no_node_is_hosted(monkeypatch, tmp_path):

@@ -46,6 +46,9 @@ from tests.live.processes import PATIENCE_S, Pool, executor, until
 pytestmark = pytest.mark.live
 
 IMPATIENT = Config(heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
+#: Who trickles says something twenty times a second, if the machine lets it: a delay must not be longer than this.
+TRICKLED = {"heartbeat_period_s": 1.0, "heartbeat_timeout_s": 3.0}
+TRICKLE_S = 4.5
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +250,7 @@ class FalseInterchange:
         self.manager.communicate()
 
 
-WELCOME = Welcome(2, "fork", 0, local_setup(None, None, ()), 0.1, 1.0)
+WELCOME = Welcome(2, "fork", 0, local_setup(None, None, ()), 0.1, 2 * PATIENCE_S)
 
 
 @pytest.mark.parametrize("first", [[], [WELCOME]], ids=["at once", "after its welcome"])
@@ -273,10 +276,10 @@ def test_a_manager_that_is_refused_says_why_and_leaves(tmp_path):
         assert b"Python differs: 3.11 here, 3.12 there" in err
 
 
-def trickle(send, message: bytes, for_s: float) -> bytes:
+def trickle(send, message: bytes) -> bytes:
     """Send the first half of a message in small pieces, for longer than a timeout; return what is left of it."""
     begin, position = time.monotonic(), 0
-    while time.monotonic() < begin + for_s:
+    while time.monotonic() < begin + TRICKLE_S:
         send(message[position : position + 1])
         position += 1
         time.sleep(0.05)
@@ -284,9 +287,9 @@ def trickle(send, message: bytes, for_s: float) -> bytes:
 
 
 def test_a_peer_whose_message_takes_longer_than_the_timeout_is_not_taken_for_dead():
-    with executor(IMPATIENT) as pool, Peer(pool) as peer:
+    with executor(Config(**TRICKLED)) as pool, Peer(pool) as peer:
         peer.send(hello(), Register("default-77", "x", 1, 1))
-        rest = trickle(peer.socket.sendall, framed(encode([Outcome(1, Status.OK, frames=1)]), bytes(1000)), 1.5)
+        rest = trickle(peer.socket.sendall, framed(encode([Outcome(1, Status.OK, frames=1)]), bytes(1000)))
         peer.socket.sendall(rest + framed(encode([Heartbeat()])))
         stream = Stream(peer.socket)
         heard: list = []
@@ -302,10 +305,9 @@ def test_a_peer_that_never_says_a_word_is_dropped():
 def test_a_manager_does_not_leave_while_a_message_takes_longer_than_the_timeout(tmp_path):
     with FalseInterchange(tmp_path) as interchange:
         interchange.hear()
-        interchange.stream.send(encode([WELCOME]))
-        interchange.hear()
+        interchange.stream.send(encode([msgspec.structs.replace(WELCOME, **TRICKLED)]))
         message = framed(encode([Define(b"key", bytes(1000))]))
-        rest = trickle(interchange.socket.sendall, message, 2.5)
+        rest = trickle(interchange.socket.sendall, message)
         interchange.socket.sendall(rest + framed(encode([Refused("enough")])))
         _, err = interchange.manager.communicate(timeout=PATIENCE_S)
         assert b"interchange lost" not in err
@@ -315,7 +317,7 @@ def test_a_manager_does_not_leave_while_a_message_takes_longer_than_the_timeout(
 def test_a_manager_whose_interchange_is_silent_leaves(tmp_path):
     with FalseInterchange(tmp_path) as interchange:
         interchange.hear()
-        interchange.stream.send(encode([WELCOME]))
+        interchange.stream.send(encode([msgspec.structs.replace(WELCOME, heartbeat_timeout_s=1.0)]))
         # Heartbeats come, none is answered.
         until(lambda: Heartbeat() in interchange.hear())
         _, err = interchange.manager.communicate(timeout=PATIENCE_S)

@@ -13,7 +13,7 @@ import pytest
 from hpcpool import HPCPoolExecutor
 from hpcpool.errors import BrokenPool
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, role, stopped, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, kill, own_manager, role, stopped, until
 from tests.live.test_node_loss import family_of
 
 pytestmark = pytest.mark.live
@@ -30,22 +30,22 @@ def end_interchange(processes: Pool) -> None:
 def kill_with_manager(processes: Pool) -> None:
     manager = processes.manager
     processes.interchange.kill()
-    manager.kill()
+    kill(manager)
 
 
 def kill_with_fork_server(processes: Pool) -> None:
     fork_server = processes.fork_server
     processes.interchange.kill()
-    fork_server.kill()
+    kill(fork_server)
 
 
 KILLS = [kill_interchange, end_interchange, kill_with_fork_server]
 
 
 @pytest.mark.parametrize(
-    ("kill", "node"), [*itertools.product(KILLS, [None, own_manager(3)]), (kill_with_manager, own_manager(3))]
+    ("end", "node"), [*itertools.product(KILLS, [None, own_manager(3)]), (kill_with_manager, own_manager(3))]
 )
-def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(kill, node, tmp_path):
+def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(end, node, tmp_path):
     with executor(node or 3) as pool:
         processes = Pool.of(pool)
         futures = [
@@ -59,10 +59,8 @@ def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(kill, no
         until((tmp_path / "runs").exists)
         all_of_it = processes.all()
         assert set(family) < {process.pid for process in all_of_it}
-        kill(processes)
-        at = time.monotonic()
+        end(processes)
         errors = [future.exception(PATIENCE_S) for future in (*futures, waiting)]
-        assert time.monotonic() - at < 5.0  # usually milliseconds; more is the machine's
         broken = [error for error in errors if error is not None]
         assert len(broken) >= 4
         assert {type(error) for error in broken} == {BrokenPool}
@@ -73,7 +71,7 @@ def test_every_future_fails_with_the_end_of_the_log_and_nothing_remains(kill, no
         pool.shutdown()
         assert not processes.directory.exists()
         # The last of them is known to be gone when it lets go of its files, a moment before it has vanished.
-        until(lambda: not [process for process in all_of_it if is_alive(process.pid)], timeout_s=1.0)
+        until(lambda: not [process for process in all_of_it if is_alive(process.pid)])
 
 
 def test_a_broken_pool_stays_broken_and_a_new_one_works():
@@ -98,7 +96,8 @@ def test_a_broken_pool_stays_broken_and_a_new_one_works():
 def test_an_interchange_that_dies_while_the_pool_starts(seed):
     dice = random.Random(seed)
     with HPCPoolExecutor(2) as pool:
-        futures = [pool.submit(pow, 2, n) for n in range(5)]
+        # A call that lasts: else one worker may do all of it, and there is never a second one.
+        futures = [pool.submit(time.sleep, 2 * PATIENCE_S), *(pool.submit(pow, 2, n) for n in range(5))]
         interchange = until(lambda: [p for p in psutil.Process().children() if role(p) == "interchange"])[0]
         wanted = dice.randint(0, 3)
         until(lambda: len(interchange.children(recursive=True)) >= wanted)

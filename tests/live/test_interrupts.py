@@ -22,13 +22,14 @@ from tests.live.test_client_death import until_nothing_is_left
 pytestmark = pytest.mark.live
 
 #: `wait_for` returns normally when its gate is there: a call that is left to finish says so. "told": what was
-#: cancelled is so at the interchange, too, since the status has gone there and back behind it.
+#: cancelled is so at the interchange, too.
 WITH = """
 import sys, threading, time
 from pathlib import Path
-from concurrent.futures import CancelledError
+from concurrent.futures import wait
 from hpcpool import HPCPoolExecutor
 from tests.live import calls
+from tests.live.processes import until_heard
 
 LEAST = 9
 folder = Path(sys.argv[1])
@@ -36,14 +37,10 @@ try:
     with HPCPoolExecutor(1) as pool:
         running = pool.submit(calls.wait_for, folder / "gate", folder / "runs")
         pending = [pool.submit(calls.note, folder / "log", str(n)) for n in range(10)]
-        over = []
-        for future in pending:
-            future.add_done_callback(over.append)
 
         def tell():
-            while len(over) < LEAST:
-                time.sleep(0.005)
-            pool.status()
+            wait(pending[-LEAST:])
+            until_heard(pool)
             print("told", flush=True)
 
         threading.Thread(target=tell, daemon=True).start()
@@ -88,7 +85,10 @@ def test_the_second_ctrl_c_kills_what_still_runs(text, error, tmp_path):
     with script(tmp_path / "with.py", text, tmp_path) as program:
         program.wait_for("busy")
         processes, directory = psutil.Process(program.pid).children(recursive=True), Pool.below(program.pid).directory
-        interrupt_until_it_ends(program)
+        program.interrupt()
+        program.wait_for("told")
+        program.interrupt()  # and not again: it would strike while the program tells the rest
+        program.finish()
         assert f"running {error}" in program.out
         until_nothing_is_left(processes, directory)
 
@@ -258,7 +258,7 @@ def test_a_terminal_that_is_closed_ends_everything(tmp_path):
 
 
 def read_until(terminal: int, word: bytes) -> bytes:
-    read, deadline = b"", time.monotonic() + PATIENCE_S
+    read, deadline = b"", time.monotonic() + PATIENCE_S * 2
     while word not in read:
         ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
         assert ready, f"no {word!r} in {read!r}"

@@ -17,7 +17,7 @@ from hpcpool import BrokenPool, WorkerCrashed
 from hpcpool.wire import segments
 from tests.live import calls, large
 from tests.live.large import LARGE
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, kill, own_manager, until
 from tests.live.scripts import script, with_own_manager
 from tests.live.test_client_death import FOREVER, until_nothing_is_left
 
@@ -181,11 +181,12 @@ def test_a_call_that_is_ended_leaves_nothing(end, pool, tmp_path):
     view = pool.options(timeout=4) if end == "timeout" else pool
     arrays = [large.ones() for _ in range(7)]  # all at once: memory that is freed may come back, and be the same again
     running = [view.submit(large.wait_with, arrays[n], tmp_path / "gate", tmp_path / f"runs{n}") for n in range(2)]
-    until(lambda: all((tmp_path / f"runs{n}").exists() for n in range(2)))
     waiting = [pool.submit(large.total, array) for array in arrays[2:]]
     assert len(held(pool)) >= 5
+    until(lambda: all(future.done() or (tmp_path / f"runs{n}").exists() for n, future in enumerate(running)))
     for n, future in enumerate(running):
         if end == "kill":
+            until(future.running)  # else it is cancelled
             future.kill()
         elif end == "crash":
             os.kill(int((tmp_path / f"runs{n}").read_text()), signal.SIGKILL)
@@ -365,12 +366,13 @@ def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path
         with executor(1):
             assert shared.exists(), "they only sleep"
         with (shared / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH)
             for process in processes:
-                process.kill()
+                kill(process)
             program.process.wait()
             until(lambda: not any(is_alive(process.pid) for process in processes))
             # Threads of a zombie may still be ending, and hold it. And a pool that others start on this host in this
-            # moment would remove what is to be looked at.
+            # moment would remove what is to be looked at, if nobody held it.
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert shared.exists()
     with executor(1):
@@ -392,7 +394,7 @@ def test_whoever_is_killed_nothing_is_left(victim, busy, tmp_path):
         assert inner_shm.parent == (directory / "shm").resolve()
         if victim == "worker":
             for worker in pool.workers:
-                worker.kill()
+                kill(worker)
             until(lambda: not nested.exists() and not inner_shm.exists())
         elif victim == "all but one":
             last = pool.of_role("fork-server")[0]
@@ -400,7 +402,7 @@ def test_whoever_is_killed_nothing_is_left(victim, busy, tmp_path):
             program.process.wait()
             for process in processes:
                 if process != last:
-                    process.kill()
+                    kill(process)
         elif victim != "client":
             (pool.interchange if victim == "interchange" else pool.of_role(victim)[0]).kill()
         program.process.kill()

@@ -52,7 +52,7 @@ def test_a_pool_inside_a_call_ends_with_the_call(end, tmp_path):
     with executor(1) as pool:
         processes = Pool.of(pool)
         fork_server = processes.fork_server
-        future = pool.options(timeout=8.0 if end == "timeout" else None).submit(leave_a_pool, tmp_path / "runs")
+        future = pool.options(timeout=15.0 if end == "timeout" else None).submit(leave_a_pool, tmp_path / "runs")
         until((tmp_path / "outer").exists)
         inner = [p for worker in processes.workers for p in worker.children(recursive=True)]
         assert {role(process) for process in inner} >= {"interchange", "fork-server"}
@@ -114,9 +114,13 @@ def test_threads_that_start_a_pool_together_start_one():
         assert sum(role(child) == "interchange" for child in psutil.Process().children()) == 1
 
 
-def test_an_idle_pool_uses_no_cpu():
+def test_an_idle_pool_uses_no_cpu(tmp_path):
+    gate, started = tmp_path / "gate", [tmp_path / f"started-{number}" for number in range(4)]
     with executor(4) as pool:
-        for future in [pool.submit(time.sleep, 0.05) for _ in range(8)]:
+        futures = [pool.submit(calls.wait_for, gate, path) for path in started]
+        until(lambda: all(path.exists() for path in started), "each worker has a call")
+        gate.touch()
+        for future in futures:
             future.result(PATIENCE_S)
         processes = Pool.of(pool).all()
         assert len(processes) >= 2 + 4

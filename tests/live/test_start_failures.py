@@ -9,6 +9,7 @@ import pytest
 
 from hpcpool import HPCPoolExecutor
 from hpcpool.errors import BrokenPool
+from tests.gate import Gate, pass_gate
 from tests.live.processes import PATIENCE_S, executor
 from tests.live.scripts import script, with_own_manager
 
@@ -17,6 +18,11 @@ pytestmark = pytest.mark.live
 
 def set_up_badly(text: str) -> None:
     raise ValueError(text)
+
+
+def set_up_badly_behind(gate: str, text: str) -> None:
+    pass_gate(gate)
+    set_up_badly(text)
 
 
 def leave_at_once(code: int) -> None:
@@ -28,9 +34,11 @@ def take_two(one: int, two: int) -> None:
     pass
 
 
-def test_a_failing_initializer_breaks_the_pool_with_its_traceback():
-    with HPCPoolExecutor(2, initializer=set_up_badly, initargs=("no such licence",)) as pool:
+def test_a_failing_initializer_breaks_the_pool_with_its_traceback(tmp_path):
+    gate = Gate(tmp_path)
+    with HPCPoolExecutor(2, initializer=set_up_badly_behind, initargs=(gate.path, "no such licence")) as pool, gate:
         futures = [pool.submit(abs, n) for n in range(10)]
+        gate.open()
         errors = [future.exception(PATIENCE_S) for future in futures]
         assert {type(error) for error in errors} == {BrokenPool}
         assert "ValueError: no such licence" in str(errors[0])
@@ -63,11 +71,21 @@ def fail_in_the_second(path) -> None:
         raise ValueError("only one at a time")
 
 
+def leave_when_open(gate: str) -> None:
+    pass_gate(gate)
+    os._exit(1)
+
+
 def test_an_initializer_that_fails_in_a_later_worker_breaks_the_pool(tmp_path):
-    with HPCPoolExecutor(1, initializer=fail_in_the_second, initargs=(tmp_path / "count",)) as pool:
+    with (
+        HPCPoolExecutor(1, initializer=fail_in_the_second, initargs=(tmp_path / "count",)) as pool,
+        Gate(tmp_path) as gate,
+    ):
         assert pool.submit(abs, -1).result(PATIENCE_S) == 1
-        crash = pool.submit(os._exit, 1)
-        error = pool.submit(abs, 1).exception(PATIENCE_S)
+        crash = pool.submit(leave_when_open, gate.path)
+        behind = pool.submit(abs, 1)
+        gate.open()
+        error = behind.exception(PATIENCE_S)
         assert crash.exception(PATIENCE_S)
         assert isinstance(error, BrokenPool)
         assert "only one at a time" in str(error)

@@ -17,7 +17,7 @@ import pytest
 from hpcpool import Config, NodePool
 from hpcpool.errors import WorkerCrashed
 from tests.live import calls
-from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
+from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, kill, until
 
 pytestmark = pytest.mark.live
 
@@ -191,7 +191,7 @@ def test_workers_that_are_killed_while_large_arguments_and_results_travel(seed):
         for _ in range(12):
             futures.append(pool.submit(bytearray, bytearray(data)))
             if dice.random() < 0.6 and (workers := processes.workers):
-                dice.choice(workers).kill()
+                kill(dice.choice(workers))  # it may be dying from the last time
         errors = [future.exception(PATIENCE_S) for future in futures]
         assert {type(error) for error in errors} <= {type(None), WorkerCrashed}
         whole = [future.result() for future in futures if future.exception() is None]

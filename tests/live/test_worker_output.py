@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.live.processes import until
 from tests.live.scripts import script
 
 pytestmark = pytest.mark.live
@@ -64,7 +65,7 @@ assert "in set_up" in str(error.__cause__), error.__cause__
 
 
 FLOODS = """
-import os, sys
+import os, sys, time
 from hpcpool import HPCPoolExecutor
 
 def flood():
@@ -79,6 +80,8 @@ with HPCPoolExecutor(2) as pool:
     flooding = pool.submit(flood)
     # stderr is not read, the others go on all the same, and nobody turns in circles until it is.
     print([pool.submit(pow, 2, n).result() for n in range(10)], flush=True)
+    while not flooding.running():
+        time.sleep(0.005)
     print("manager", manager, flush=True)
     flooding.result()
 """
@@ -90,6 +93,7 @@ def test_a_stderr_that_nobody_reads_stops_only_who_writes_to_it(tmp_path):
         program.wait_for("manager")
         assert str([2**n for n in range(10)]) in program.out
         manager = int(program.out.split()[-1])
+        until(lambda: switched(manager, seconds=0.2) == 0, "it reads no more")
         before = switches(manager)
         assert not_finished_for(program, seconds=0.5)
         assert switches(manager) - before < 20
@@ -103,6 +107,14 @@ def switches(pid: int) -> int:
     import psutil
 
     return sum(psutil.Process(pid).num_ctx_switches())
+
+
+def switched(pid: int, seconds: float) -> int:
+    import time
+
+    before = switches(pid)
+    time.sleep(seconds)
+    return switches(pid) - before
 
 
 def not_finished_for(program, seconds: float) -> bool:

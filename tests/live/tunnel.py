@@ -55,8 +55,12 @@ class Tunnel:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._listening: socket.socket | None = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
+        #: Keeps the port from others while nobody listens there.
+        self._held = socket.socket()
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port = self._held.getsockname()[1]
+        self._listening: socket.socket | None = socket.create_server(("127.0.0.1", self.port))
         (folder / "port").write_text(str(self.port))
         #: The two ends of each connection, by both: the interchange's and the manager's.
         self._others: dict[socket.socket, socket.socket] = {}
@@ -119,7 +123,7 @@ class Tunnel:
         self._is_closed = True
         self._do(lambda: None)
         self._thread.join()
-        for end in (self._woken, self._wake, *self._frozen):
+        for end in (self._held, self._woken, self._wake, *self._frozen):
             end.close()
         self._selector.close()
 

@@ -119,10 +119,11 @@ def test_the_ranks_end_when_the_process_that_started_them_is_killed(nodes, tmp_p
     code = f"from hpcpool import mpi; from tests.mpi.test_step import stay; mpi.run(stay, {str(tmp_path)!r})"
     starter = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parent.parent.parent)
     assert wait_until(lambda: len(list(tmp_path.iterdir())) == 3, timeout_s=60)
-    ranks = [int(path.name) for path in tmp_path.iterdir()]
+    ranks = {int(path.name) for path in tmp_path.iterdir()}
+    below = {process.pid for process in psutil.Process(starter.pid).children(recursive=True)}  # mpirun, too
     starter.kill()
     starter.wait()
-    assert wait_until(lambda: not any(is_alive(pid) for pid in ranks), timeout_s=30)
+    assert wait_until(lambda: not any(is_alive(pid) for pid in ranks | below), timeout_s=60)
 
 
 def is_alive(pid: int) -> bool:

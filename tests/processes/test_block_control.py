@@ -14,7 +14,7 @@ from hpcpool.processes.block_requests import Surroundings
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.journal import Journal
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 class BadJournal(Journal):

@@ -37,7 +37,7 @@ def test_a_node_without_ipv6_comes_in_by_another_address():
     ways = [f"tcp://[::1]:{guests.port}", f"tcp://127.0.0.1:{guests.port}"]
     authority, key = guests.keys.authority, guests.keys.issue("a-0")
     found: list[Stream] = []
-    dialler = threading.Thread(target=lambda: found.append(dial(ways, authority, key, timeout_s=10)[0]))
+    dialler = threading.Thread(target=lambda: found.append(dial(ways, authority, key, timeout_s=30)[0]))
     dialler.start()
     while not came and (dialler.is_alive() or found):  # it is through before the other side has heard its last word
         loop.wait(0.1)

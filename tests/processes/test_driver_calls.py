@@ -13,6 +13,7 @@ from hpcpool.providers import BlockRequest, Driver, JobState, JobStatus, SubmitE
 
 REQUEST = BlockRequest(block_id="a-0", nodes=1, command=("true",), cwd="/", stdout="/o", stderr="/e")
 RUNNING = JobStatus(JobState.RUNNING)
+PATIENCE_S = 30.0
 
 
 class ScriptedDriver:
@@ -56,11 +57,11 @@ class Desk:
         self.calls = DriverCalls("a", make, self._answers.put, journal, has_thread=has_thread)
 
     def answer(self) -> Answer:
-        return self._answers.get(timeout=10)
+        return self._answers.get(timeout=PATIENCE_S)
 
     def close(self) -> None:
         self.calls.close()
-        self.calls.join(10)
+        self.calls.join(PATIENCE_S)
 
     def submit(self) -> Answer:
         self.calls.submit("a-0", lambda driver: REQUEST)
@@ -101,13 +102,13 @@ def test_who_asks_a_slow_driver_does_not_wait_and_asks_no_second_time_meanwhile(
     def status() -> JobStatus:
         questions.append(1)
         is_asked.set()
-        assert may_answer.wait(10)
+        assert may_answer.wait(PATIENCE_S)
         return RUNNING
 
     desk = Desk(lambda: ScriptedDriver(status=status), has_thread=True)
     desk.submit()
     desk.calls.ask(["17"])
-    assert is_asked.wait(10)
+    assert is_asked.wait(PATIENCE_S)
     assert desk.calls.ask_at() is None
     desk.calls.ask(["17"])
     may_answer.set()

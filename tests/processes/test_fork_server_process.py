@@ -15,7 +15,7 @@ def test_what_cannot_be_started_ahead_is_started_when_it_is_wanted(tmp_path: Pat
     fork_server_process.start_ahead(-1, str(tmp_path / "no such folder" / "log"))
     started = fork_server_process.start(-1, str(tmp_path / "log"))
     started.channel.close()
-    assert started.process.wait(10) == 0
+    assert started.process.wait(60) == 0
 
 
 def test_one_that_is_there_and_cannot_be_given_its_log_is_ended(tmp_path: Path):

@@ -69,10 +69,11 @@ def told(driver: BatchDriver, job: str) -> JobStatus:
 def reached(driver: BatchDriver, job: str, state: JobState) -> JobStatus:
     """The status of a job once it is in this state."""
 
-    def is_there() -> bool:
+    def status_there() -> JobStatus | None:
         status = told(driver, job)
         assert status.state is state or not status.state.is_over, status
-        return status.state is state
+        return status if status.state is state else None
 
-    until(is_there, f"job {job} is {state.value}: {told(driver, job)}")
-    return told(driver, job)
+    status = until(status_there, f"job {job} is {state.value}")
+    assert status is not None
+    return status

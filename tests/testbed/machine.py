@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
+import random
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 #: Above what any of it takes, and below the time limit of a test. A Slurm looks at walltimes every 30 s only.
 PATIENCE_S = 110.0
 _LOCK = "/var/lock/hpcpool-testbed"
 #: Debian asks it before it starts the services of a package that it installs.
 _POLICY = Path("/usr/sbin/policy-rc.d")
+#: Below those of tunnels, and those that the system gives to whoever asks for any: nobody else takes one of them before
+#: the server listens that it is for.
+_PORTS = range(10_000, 20_000)
 
 
 #: Set where nothing may be skipped, as in CI: then what is missing fails the tests that need it.
@@ -79,21 +86,27 @@ def _apt_get(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
+    """Ports of a loopback address that nobody listens on now."""
+    ports = random.SystemRandom().sample(_PORTS, len(_PORTS))
+    return list(itertools.islice((port for port in ports if _is_free(address, port)), count))
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition comes true."""
+def _is_free(address: str, port: int) -> bool:
+    try:
+        socket.create_server((address, port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], T], what: str) -> T:
+    """Wait until a condition is true and return what it returned."""
     deadline = time.monotonic() + PATIENCE_S
-    while not condition():
+    while not (value := condition()):
         assert time.monotonic() < deadline, f"in vain: {what}"
         time.sleep(0.1)
+    return value
 
 
 #: Starts and stops one command as it reads, and stops it for good when nobody can tell it anything any more.

@@ -21,12 +21,15 @@ class Host:
 
     @property
     def address(self) -> str:
-        return f"10.213.{self.number}.2"
+        return self._address(2)
 
     @property
     def our_address(self) -> str:
         """This machine's, as the host sees it: the only one of all that it can reach."""
-        return f"10.213.{self.number}.1"
+        return self._address(1)
+
+    def _address(self, end: int) -> str:
+        return f"10.213.{self.number // 64}.{self.number % 64 * 4 + end}"
 
     @property
     def _link(self) -> str:
@@ -65,9 +68,10 @@ class Host:
 
 @contextmanager
 def hosts(count: int) -> Iterator[list[Host]]:
-    """So many hosts."""
+    """So many hosts, three at most."""
     require("iproute2")
-    made = [Host(f"node{number}-{os.getpid()}", number) for number in range(1, count + 1)]
+    first = os.getpid() % 4096 * 4  # test runs side by side have addresses of their own
+    made = [Host(f"node{index}-{os.getpid()}", first + index) for index in range(1, count + 1)]
     try:
         for host in made:
             host.up()

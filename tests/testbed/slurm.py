@@ -11,8 +11,8 @@ from pathlib import Path
 from tests.testbed.machine import Daemons, free_ports, require, until
 
 NODES = ("node1", "node2")
-#: Seconds that a job has between SIGTERM and SIGKILL.
-KILL_WAIT_S = 3
+#: Seconds that a job has between SIGTERM and SIGKILL: enough on a machine that others use, too.
+KILL_WAIT_S = 15
 #: Partitions: `main` for most, `brief` for jobs of up to two minutes, `closed` for none, `urgent` for those that take
 #: the nodes of others.
 _CONF = """\
@@ -121,7 +121,8 @@ class Slurm:
         }
         # --force: a private folder is no trouble, all of it runs as root.
         self.daemons.start("munged", "munged", "-F", "--force", *(f"--{name}={path}" for name, path in places.items()))
-        until((self.folder / "munge.socket").exists, "munged listens")
+        ask = ("munge", "-n", f"--socket={places['socket']}")
+        until(lambda: self.try_run(*ask).returncode == 0, "munged answers")
 
     def _are_nodes_ready(self) -> bool:
         return self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%t").split() == ["idle"] * len(NODES)

@@ -21,13 +21,14 @@ import psutil
 
 from hpcpool.providers.ssh.login import SSHLogin
 from tests.conftest import MARK, MARK_VALUE, wait_until
+from tests.testbed.machine import free_ports
 
 #: sshd wants to be started by its absolute path, and is not on every user's PATH.
 PROGRAM = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 MISSING = "needs OpenSSH's sshd and ssh-keygen (Debian: apt-get install openssh-server)"
 IS_THERE = PROGRAM is not None and shutil.which("ssh-keygen") is not None
 
-START_S = 10.0
+START_S = 60.0
 #: sshd drops privileges into this folder when root starts it.
 EMPTY_FOLDER = Path("/run/sshd")
 
@@ -94,7 +95,7 @@ class Server:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection((self.address, self.port), timeout=1.0) as stream:
+            with socket.create_connection((self.address, self.port), timeout=START_S) as stream:
                 return stream.recv(4) == b"SSH-"
         except OSError:
             return False
@@ -136,9 +137,11 @@ class Server:
 
     def freeze_connections(self) -> list[psutil.Process]:
         """Stop the processes that serve the connections: the other side sees silence, as in a cut network."""
-        frozen = self.connections()
-        for process in frozen:
-            process.suspend()
+        frozen = []
+        for process in self.connections():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+                frozen.append(process)
         return frozen
 
     def known_hosts_line(self) -> str:
@@ -147,7 +150,8 @@ class Server:
 
     def known_hosts(self) -> str:
         path = self.folder / "known_hosts"
-        path.write_text(self.known_hosts_line())
+        if not path.exists():  # else somebody may be reading it
+            path.write_text(self.known_hosts_line())
         return str(path)
 
     def login(self, **changes: object) -> SSHLogin:
@@ -177,6 +181,5 @@ def _name(process: psutil.Process) -> str:
 
 
 def free_port(address: str) -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
+    (port,) = free_ports(1, address)
+    return port

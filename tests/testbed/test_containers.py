@@ -79,7 +79,8 @@ def docker() -> Iterator[dict[str, str]]:
     places = (f"--data-root={folder}/root", f"--exec-root={folder}/run", f"--pidfile={folder}/pid", f"--host={host}")
     try:
         daemons.start("dockerd", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false", *places)
-        until((folder / "socket").exists, "Docker listens")
+        ask = ["docker", f"--host={host}", "version"]
+        until(lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0, "Docker answers")
         yield {"DOCKER_HOST": host}
     finally:
         daemons.stop_all()

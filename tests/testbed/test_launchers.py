@@ -15,7 +15,8 @@ from hpcpool.block_script import block_script
 from hpcpool.launchers import Launcher, MpiRunLauncher, SrunLauncher, SSHLauncher
 from tests.conftest import wait_until
 from tests.testbed import sshd
-from tests.testbed.machine import require
+from tests.testbed.machine import require, until
+from tests.testbed.slurm import Slurm
 
 needs_slurm = pytest.mark.usefixtures("slurm")
 pytestmark = pytest.mark.testbed
@@ -87,12 +88,13 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path, block) -> Iterator[list[Job]]:
-    """Where a test puts its job, so that it is ended."""
+def job(slurm: Slurm) -> Iterator[list[Job]]:
+    """Where a test puts its job, so that it is ended, and none of its processes is left."""
     jobs: list[Job] = []
     yield jobs
     for one in jobs:
         one.signal()
+    until(lambda: not slurm.jobs_left(), "no job is left")
 
 
 @needs_slurm
@@ -105,7 +107,7 @@ def test_srun_starts_a_manager_on_each_node_and_one_that_fails_ends_no_other(tmp
     assert subprocess.run(step, timeout=60, capture_output=True).returncode == 0
     (block / "end").touch()
     wait_for(block, "done", 1)
-    assert wait_until(lambda: job[0].state() == "FAILED 4:0", timeout_s=30), job[0].state()
+    assert wait_until(lambda: job[0].state() == "FAILED 4:0", timeout_s=60), job[0].state()
     assert (tmp_path / "err").read_text().count("prepared\n") == 2
 
 
@@ -116,7 +118,7 @@ def test_slurm_s_end_of_a_job_tells_each_manager(tmp_path, block, job, words, st
     wait_for(block, "up", 2)
     job[0].signal(*words)
     wait_for(block, "told", 2)
-    assert wait_until(lambda: job[0].state().split()[0] == state, timeout_s=30), job[0].state()
+    assert wait_until(lambda: job[0].state().split()[0] == state, timeout_s=60), job[0].state()
 
 
 # mpirun
@@ -136,7 +138,7 @@ def test_mpirun_starts_a_manager_on_each_node_and_one_that_fails_ends_no_other(t
     assert [path.read_text() for path in block.glob("up-*")] == ["it's"] * 2
     (block / "end").touch()
     wait_for(block, "done", 1)
-    assert wait_until(lambda: job[0].state().split()[0] in ("COMPLETED", "FAILED"), timeout_s=30), job[0].state()
+    assert wait_until(lambda: job[0].state().split()[0] in ("COMPLETED", "FAILED"), timeout_s=60), job[0].state()
     assert (tmp_path / "err").read_text().count("prepared\n") == 2
 
 

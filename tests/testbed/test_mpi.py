@@ -104,7 +104,7 @@ if os.environ["SLURM_NODEID"] == "0":
 """
 
 
-def test_ranks_run_on_both_nodes_of_the_block(tmp_path):
+def test_ranks_run_on_both_nodes_of_the_block(slurm, tmp_path):
     program = tmp_path / "call.py"
     program.write_text(CALL)
     text = block_script(
@@ -122,6 +122,7 @@ def test_ranks_run_on_both_nodes_of_the_block(tmp_path):
     files = [f"--output={tmp_path}/out", f"--error={tmp_path}/err"]
     command = ["sbatch", "--wait", "--nodes=2", "--exclusive", *files, str(job)]
     subprocess.run(command, timeout=100, capture_output=True, check=False)
+    until(lambda: not slurm.jobs_left(), "no job is left")
     nodes = [node for _, _, node in eval((tmp_path / "out").read_text() or "[]")]
     assert len(nodes) == 3, (tmp_path / "err").read_text()
     assert nodes[0] == nodes[1] != nodes[2]

@@ -15,10 +15,11 @@ import pytest
 from hpcpool import BrokenPool, Config, HPCPoolExecutor
 from hpcpool.providers.ssh.wheel import REQUIREMENTS
 from tests.live.folder_system import FolderSystem, folder_system
-from tests.live.processes import PATIENCE_S, until
-from tests.testbed.machine import missing
+from tests.live.processes import PATIENCE_S
+from tests.testbed.machine import missing, until
 
-pytestmark = pytest.mark.testbed
+#: The first test installs another Python's packages, too.
+pytestmark = [pytest.mark.testbed, pytest.mark.timeout(170)]
 
 MINORS = [minor for minor in (11, 12, 13, 14) if minor != sys.version_info.minor]
 
@@ -58,8 +59,7 @@ def test_a_node_with_another_python_is_refused_and_the_others_serve_on(system, o
     python, version = other
     with HPCPoolExecutor(Config(system.pool(name="own"), system.pool(name="other", python=python))) as pool:
         pool.wait_for_workers(1, PATIENCE_S)
-        until(lambda: pool.status().node_pools[1].last_failure, "the end of the other block")
-        told = pool.status().node_pools[1].last_failure
+        told = until(lambda: pool.status().node_pools[1].last_failure, "the end of the other block")
         assert pool.submit(abs, -1).result(PATIENCE_S) == 1
         assert [node.block for node in pool.status().nodes] == ["own-0"]
     assert f"Python {platform.python_version()}" in told

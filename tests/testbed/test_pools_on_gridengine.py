@@ -87,4 +87,4 @@ def test_when_the_client_is_killed_no_job_is_left(gridengine, tmp_path):
         assert gridengine.jobs_left()
         os.kill(program.pid, signal.SIGKILL)
         until(lambda: not gridengine.jobs_left(), "no job is left", PATIENCE_S)
-    until(lambda: not list(journal_folder().glob("*")), "no journal is left")
+    until(lambda: not list(journal_folder().glob("*")), "no journal is left", PATIENCE_S)

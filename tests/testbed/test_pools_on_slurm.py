@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -17,9 +18,11 @@ import pytest
 from hpcpool import BrokenPool, Config, HPCPoolExecutor, NodePool, ResourcesUnavailable
 from hpcpool.processes.journal import journal_folder
 from hpcpool.providers import SlurmProvider
+from tests.conftest import our_processes
 from tests.gate import Gate, pass_gate
-from tests.live.processes import Pool, role, until
+from tests.live.processes import Pool, role
 from tests.live.scripts import script
+from tests.testbed.machine import until
 from tests.testbed.slurm import Slurm
 
 pytestmark = pytest.mark.testbed
@@ -72,8 +75,10 @@ def test_a_node_that_dies_takes_its_calls_to_the_other_and_no_more(slurm, tmp_pa
         calls = [pool.submit(pass_gate, gate.path) for _ in range(2)]
         until(lambda: pool.status().running == 2, "both nodes are at work")
         victim = next(process for process in managers() if is_on(process, "node2"))
-        for process in [*victim.children(recursive=True), victim]:
-            process.kill()
+        # The manager first: it must not live to tell that its worker has died.
+        for process in [victim, *victim.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         until(lambda: len(pool.status().nodes) == 1, "the interchange has noticed")
         assert len(slurm.jobs_left()) == 1, "the block goes on"
         gate.open()
@@ -82,7 +87,7 @@ def test_a_node_that_dies_takes_its_calls_to_the_other_and_no_more(slurm, tmp_pa
 
 
 def managers() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter() if role(process) == "manager" and is_on(process, "node")]
+    return [process for process in our_processes() if role(process) == "manager" and is_on(process, "node")]
 
 
 def is_on(process: psutil.Process, node: str) -> bool:
@@ -128,6 +133,7 @@ def test_worker_init_that_fails_breaks_the_pool_with_its_stderr():
     assert "exited with code 4" in str(error)
 
 
+@pytest.mark.timeout(170)
 @pytest.mark.parametrize("how", ["cancelled from outside", "over its walltime"])
 def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
     walltime = "00:01:00" if how == "over its walltime" else "00:05:00"
@@ -137,7 +143,7 @@ def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
         job = pool.status().blocks[0].job_id
         if how == "cancelled from outside":
             slurm.run("scancel", job)
-        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", job)], "another block", 150)
+        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", job)], "another block")
         gate.open()
         assert call.result(PATIENCE_S) == ""
 
@@ -163,9 +169,9 @@ def job_id() -> str:
 
 def test_a_call_that_needs_longer_than_is_left_of_a_block_runs_in_another():
     with HPCPoolExecutor(pool_of(walltime="00:01:00", max_blocks=2)) as pool:
-        long = pool.options(time_request=50)
+        long = pool.options(time_request=40)
         first = pool.submit(job_id).result(PATIENCE_S)
-        until(lambda: (pool.status().blocks[0].ends_at or math.inf) < time.time() + 54, "too little is left")
+        until(lambda: (pool.status().blocks[0].ends_at or math.inf) < time.time() + 44, "too little is left")
         assert long.submit(job_id).result(PATIENCE_S) != first
         assert pool.options(time_request=1).submit(job_id).result(PATIENCE_S) is not None
 

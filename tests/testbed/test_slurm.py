@@ -177,6 +177,7 @@ def test_while_the_controller_is_down_a_job_is_unknown_and_lives_on(opened, slur
     reached(driver, job, JobState.RUNNING)
 
 
+@pytest.mark.timeout(170)
 def test_a_job_ends_at_its_walltime_about_when_it_was_told(opened):
     driver = opened(walltime=60)
     job = driver.submit(block("sleep 300"))
@@ -187,4 +188,4 @@ def test_a_job_ends_at_its_walltime_about_when_it_was_told(opened):
     assert status.state is JobState.FAILED
     assert status.reason.startswith("its walltime was over (TIMEOUT)")
     assert "DUE TO TIME LIMIT" in status.stderr_tail
-    assert -1 < time.time() - ends_at < 45
+    assert -1 < time.time() - ends_at < 60

@@ -16,7 +16,8 @@ from tests.testbed.blocks import block
 from tests.testbed.conftest import running
 from tests.testbed.slurm_accounts import ACCOUNT, SlurmWithAccounts
 
-pytestmark = pytest.mark.testbed
+#: The first test installs and starts MariaDB and all of Slurm, too.
+pytestmark = [pytest.mark.testbed, pytest.mark.timeout(170)]
 
 PATIENCE_S = 60.0
 

@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 #: Says what comes back from a port of the loopback address there.
 ASK = """
 import socket, sys
-with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=10) as stream:
+with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=60) as stream:
     stream.sendall(b"hello")
     print(stream.recv(5).decode())
 """
@@ -58,7 +58,7 @@ def answer_there(host: Host, port: int) -> str:
 def test_a_tunnel_over_a_link_that_was_cut_comes_back_when_it_heals(host, server):
     ports = candidates(3)
     with serving(echo) as port:
-        make = functools.partial(ReverseTunnel, server.login(keepalive_s=1.0), ("127.0.0.1", port), ports=ports)
+        make = functools.partial(ReverseTunnel, server.login(keepalive_s=3.0), ("127.0.0.1", port), ports=ports)
         with contextlib.closing(Standing("the tunnel", make)) as standing:
             tunnel = standing.current
             assert tunnel is not None

@@ -47,7 +47,7 @@ def test_what_another_thread_is_importing_is_waited_for(tmp_path: Path, monkeypa
     importing = threading.Thread(target=importlib.import_module, args=(name,))
     importing.start()
     try:
-        assert is_half_way.wait(10)
+        assert is_half_way.wait(30)
         threading.Timer(0.05, may_go_on.set).start()
         assert find(f"{name}:function").__name__ == "function"
     finally:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh import relay
 from hpcpool.providers.ssh.addresses import seen_from_outside
-from hpcpool.providers.ssh.connection import Connection, close_quietly, connect, execute
+from hpcpool.providers.ssh.connection import Connection, close_quietly, connect, execute, limited
+from hpcpool.providers.ssh.keepalive import QUESTION
 from hpcpool.providers.ssh.login import SSHLogin
 from hpcpool.providers.ssh.remote_shell import command_line, own_output
 from hpcpool.providers.ssh.tunnel import ALL_ADDRESSES, ReverseTunnel
@@ -86,8 +87,11 @@ class Gateway:
 
     def _check_alive(self) -> None:
         """What a connection says that is lost, or does not say, means nothing."""
-        if not self._tunnel.is_alive:
-            raise SSHError(f"the connection to {self._tunnel.connection} was lost")
+        connection = self._tunnel.connection
+        with limited(connection.close, _ASK_TIMEOUT_S):
+            connection.ask(QUESTION)  # its channels end before it is known to be gone
+        if not connection.is_alive:
+            raise SSHError(f"the connection to {connection} was lost")
 
     def _move(self, ports: Sequence[int], asked: str) -> int:
         # What others have for IPv4 only is not asked for: sshd would be content with IPv6.
@@ -115,10 +119,11 @@ class Gateway:
                     said += line
                     if re.fullmatch(rb"[0-9]+\n", line):
                         return channel, int(line)
-            said += channel.makefile_stderr("rb").read()
-        except (OSError, EOFError, paramiko.SSHException) as error:
+        except (OSError, EOFError, paramiko.SSHException) as error:  # perhaps it has ended before it was told all
             said += str(error).encode()
         self._check_alive()
+        with contextlib.suppress(OSError):  # it says nothing more
+            said += channel.makefile_stderr("rb").read()
         raise SSHError(
             f"nodes cannot reach this program through {self._tunnel.connection}: its sshd lets tunnels listen on the "
             "loopback address only (GatewayPorts no), and python3 cannot relay there "

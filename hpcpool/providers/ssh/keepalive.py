@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 #: So many periods without an answer, and the other side is gone.
 SILENT_PERIODS = 3
 #: Servers answer requests that they do not know, too: by a refusal (RFC 4254, section 4).
-_QUESTION = "keepalive@openssh.com"
+QUESTION = "keepalive@openssh.com"
 
 
 class Asked(Protocol):
@@ -58,7 +58,7 @@ def _answers(connection: Asked, heard_at: Callable[[], float]) -> bool:
     answered = threading.Event()
 
     def ask() -> None:
-        connection.ask(_QUESTION)
+        connection.ask(QUESTION)
         answered.set()
 
     asker = threading.Thread(target=ask, name="hpcpool-keepalive", daemon=True)

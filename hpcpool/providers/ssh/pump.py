@@ -36,7 +36,7 @@ _CONNECT_TIMEOUT_S = 5.0
 _STALLED_S = 0.1
 #: How long a channel that was closed without an EOF may belong to a connection that lives, until that is believed: when
 #: paramiko's thread ends it closes the channels first, and then says that it has ended. OpenSSH always sends an EOF.
-_DOUBT_S = 0.5
+_DOUBT_S = 5.0
 #: `SO_LINGER` of 0 s: closing is a reset.
 _RESET = struct.pack("ii", 1, 0)
 

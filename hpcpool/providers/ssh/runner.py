@@ -240,7 +240,7 @@ class SSHRunner:
             except ConfigError as error:
                 raise SSHError(f"{failure} on {self}: {error}") from error
             except (paramiko.SSHException, EOFError, OSError) as error:
-                is_lost = isinstance(error, paramiko.SSHException | EOFError | TimeoutError) or not self._is_connected
+                is_lost = isinstance(error, paramiko.SSHException | EOFError | TimeoutError) or self._is_lost
                 if is_lost:
                     self._drop()
                 if is_last or not is_lost or isinstance(error, SSHError):
@@ -250,8 +250,11 @@ class SSHRunner:
         raise AssertionError("not reached: the last round returns or raises")
 
     @property
-    def _is_connected(self) -> bool:
-        return self._connection is not None and self._connection.is_alive
+    def _is_lost(self) -> bool:
+        """Whether the connection is gone. Its channels end a moment before it says so."""
+        channel = self._sftp.get_channel() if self._sftp is not None else None
+        is_gone = self._connection is None or not self._connection.is_alive
+        return is_gone or (channel is not None and channel.closed)
 
     def _sftp_client(self) -> paramiko.SFTPClient:
         connection = self._connected()  # may drop the one that `_sftp` belongs to

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 PATIENCE_S = 30.0
+#: How much is sent at a time.
+_PIECE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -71,8 +73,17 @@ def answer_of(address: str, port: int, sent: bytes) -> bytes:
 
 def send_and_end(stream: socket.socket, data: bytes) -> None:
     with contextlib.suppress(OSError):
-        stream.sendall(data)
+        for start in range(0, len(data), _PIECE_BYTES):  # the time limit of `sendall` is for all that it is given
+            stream.sendall(data[start : start + _PIECE_BYTES])
         stream.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of the loopback address on which nobody listens, and which nobody else is given."""
+    with socket.socket() as stream:
+        stream.bind(("127.0.0.1", 0))
+        yield stream.getsockname()[1]
 
 
 def is_refused(address: str, port: int) -> bool:

@@ -76,12 +76,19 @@ def test_the_relay_ends_with_the_gateway(new_server):
         assert answer_of("127.0.0.77", gateway.port, b"x") == b"x"
         gateway.close()
         gateway.close()
-        assert wait_until(lambda: is_refused("127.0.0.77", gateway.port), 10)
+        assert wait_until(lambda: is_refused("127.0.0.77", gateway.port), PATIENCE_S)
 
 
 def end_of_relay(server: Server) -> None:
-    (relay,) = (process for process in server.processes() if "sys.stdin.readline" in " ".join(process.cmdline()))
+    (relay,) = filter(is_relay, server.processes())
     relay.kill()
+
+
+def is_relay(process: psutil.Process) -> bool:
+    try:
+        return "sys.stdin.readline" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # another one, which has just ended
+        return False
 
 
 @pytest.mark.testbed

@@ -90,8 +90,8 @@ class TestOnThisMachine:
 
     def test_a_job_that_is_asked_to_end_may_end_in_order(self, job):
         code = (
-            "import signal, sys; signal.signal(signal.SIGTERM, lambda *a: sys.exit(5)); print('up', flush=True); "
-            "signal.pause()"
+            "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('up', flush=True); "
+            "signal.sigwait([15]); sys.exit(5)"
         )
         self.start(job, "python3", "-c", code)
         assert wait_until(lambda: (job / "out").read_text() == "up\n", PATIENCE_S)
@@ -106,7 +106,7 @@ class TestOnThisMachine:
         assert self.look(job) == Sight(Look.RUNNING)
         self.run(KILL, job)
         assert self.ended(job) == Sight(Look.GONE)
-        assert self.session(job) == []
+        assert wait_until(lambda: not self.session(job), PATIENCE_S)
 
     def test_a_number_that_has_come_to_mean_another_process_is_left_alone(self, job):
         self.start(job, "sleep", "100")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -36,8 +37,10 @@ class Connection:
 
 
 @contextlib.contextmanager
-def watched(connection: Connection, heard_at: Callable[[], float]) -> Iterator[threading.Thread]:
-    watcher = threading.Thread(target=watch, args=(connection, connection.over.wait, heard_at))
+def watched(
+    connection: Connection, heard_at: Callable[[], float], wait: Callable[[float | None], bool] | None = None
+) -> Iterator[threading.Thread]:
+    watcher = threading.Thread(target=watch, args=(connection, wait or connection.over.wait, heard_at))
     watcher.start()
     try:
         yield watcher
@@ -47,7 +50,7 @@ def watched(connection: Connection, heard_at: Callable[[], float]) -> Iterator[t
 
 
 def long_ago() -> float:
-    return 0.0
+    return -math.inf
 
 
 def test_a_side_that_does_not_answer_is_gone():
@@ -57,8 +60,8 @@ def test_a_side_that_does_not_answer_is_gone():
 
 
 def test_a_side_that_answers_is_asked_again_and_again():
-    connection = Connection(answers=True)
-    with watched(connection, long_ago):
+    connection = Connection(answers=True, keepalive_s=PATIENCE_S)  # an answer may take long
+    with watched(connection, long_ago, lambda _: connection.over.wait(PERIOD_S)):
         for _ in range(5):
             assert connection.asked.acquire(timeout=PATIENCE_S)
         assert not connection.over.is_set()
@@ -81,15 +84,14 @@ def test_a_side_that_is_heard_is_not_asked():
 def test_an_answer_may_take_long_while_something_else_is_heard():
     connection = Connection(answers=False)
     waits = threading.Semaphore(0)
-    heard = [0.0]
+    heard = iter((long_ago(), time.monotonic() + 3600.0))
 
     def heard_at() -> float:
         waits.release()
-        return heard[0]
+        return next(heard)
 
     with watched(connection, heard_at):
         assert connection.asked.acquire(timeout=PATIENCE_S)
-        heard[0] = time.monotonic() + 3600.0
         assert waits.acquire(timeout=PATIENCE_S)  # before it asked
         assert waits.acquire(timeout=PATIENCE_S)  # when the time for an answer was over
         assert not connection.over.is_set()

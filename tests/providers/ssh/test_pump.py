@@ -12,8 +12,7 @@ import pytest
 
 from hpcpool.providers.ssh.pump import Pump
 from tests.conftest import wait_until
-from tests.providers.ssh.streams import PATIENCE_S, serving, to_end
-from tests.testbed.sshd import free_port
+from tests.providers.ssh.streams import PATIENCE_S, deaf_port, serving, to_end
 
 MIB = 1 << 20
 
@@ -118,6 +117,12 @@ class Channel:
         self.eof_sent = True
 
 
+@pytest.fixture(autouse=True)
+def _lasting_doubt(monkeypatch):
+    """However late it becomes known that a connection is lost, until then it is not believed to live."""
+    monkeypatch.setattr("hpcpool.providers.ssh.pump._DOUBT_S", 2 * PATIENCE_S)
+
+
 @contextlib.contextmanager
 def pumped() -> Iterator[tuple[Pump, Channel, socket.socket]]:
     """A pump with one channel, and our end of the connection that it has made for it."""
@@ -159,7 +164,8 @@ def test_a_side_that_has_ended_in_order_stays_so_when_the_connection_is_lost_lat
         assert to_end(stream) == b"last words"
 
 
-def test_a_channel_that_is_closed_without_an_eof_is_an_end_in_order_while_the_connection_lives():
+def test_a_channel_that_is_closed_without_an_eof_is_an_end_in_order_while_the_connection_lives(monkeypatch):
+    monkeypatch.setattr("hpcpool.providers.ssh.pump._DOUBT_S", 0.1)
     with pumped() as (_, channel, stream):
         channel.bring(b"last words")
         channel.close()
@@ -273,8 +279,9 @@ def test_one_channel_that_is_lost_does_not_touch_another():
 
 def test_a_channel_is_closed_if_nobody_listens():
     channel = Channel(Transport())
-    pump = Pump(("127.0.0.1", free_port("127.0.0.1")), "hpcpool-tunnel-of-a-test")
-    pump.add(channel)  # type: ignore[arg-type]  # a fake
-    assert wait_until(lambda: channel.closed, PATIENCE_S)
-    pump.close()
+    with deaf_port() as port:
+        pump = Pump(("127.0.0.1", port), "hpcpool-tunnel-of-a-test")
+        pump.add(channel)  # type: ignore[arg-type]  # a fake
+        assert wait_until(lambda: channel.closed, PATIENCE_S)
+        pump.close()
     channel.release()

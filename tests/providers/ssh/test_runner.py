@@ -15,10 +15,11 @@ from hpcpool.providers.commands import LocalRunner, Runner
 from hpcpool.providers.ssh.connection import connect
 from hpcpool.providers.ssh.runner import SSHRunner
 from tests.conftest import wait_until
+from tests.gate import Gate
 
 pytestmark = pytest.mark.testbed
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture(params=["local", "ssh"])
@@ -92,7 +93,7 @@ def test_a_command_that_takes_too_long_is_given_up(runner):
     done = runner.run(("sleep", "60"), timeout_s=0.5)
     assert done.code is None
     assert "sleep did not answer within 0.5 s" in done.stderr
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_files_are_written_for_the_user_alone(runner, tmp_path):
@@ -110,7 +111,9 @@ def test_a_program_that_two_machines_write_can_be_run_at_every_moment(ssh, tmp_p
     modes = set()
 
     def look() -> None:
-        while not is_over.is_set():
+        is_last = False
+        while not is_last:
+            is_last = is_over.is_set()
             with contextlib.suppress(FileNotFoundError):  # not written yet
                 modes.add(stat.S_IMODE(program.stat().st_mode))
 
@@ -205,7 +208,8 @@ def test_a_login_shell_reads_its_profile(server):
 
 def test_a_command_that_was_given_up_is_ended_on_the_other_machine(ssh, tmp_path):
     pid_file = tmp_path / "pid"
-    ssh.run(("sh", "-c", f"echo $$ > {pid_file}; exec sleep 60"), timeout_s=0.5)
+    ssh.run(("sh", "-c", f"echo $$ > {pid_file}; exec sleep 60"), timeout_s=2.0)
+    assert wait_until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"), PATIENCE_S)
     assert wait_until(lambda: not os.path.exists(f"/proc/{int(pid_file.read_text())}"), PATIENCE_S)
 
 
@@ -228,13 +232,14 @@ def test_a_command_whose_connection_is_cut_is_reported_and_not_run_again(ssh, se
     runs = tmp_path / "runs"
 
     def cut() -> None:
-        assert wait_until(runs.exists, PATIENCE_S)
+        assert wait_until(lambda: runs.exists() and runs.read_text() == "run\n", PATIENCE_S)
         server.cut_connections()
 
     cutter = threading.Thread(target=cut)
     cutter.start()
-    done = ssh.run(("sh", "-c", f"echo run >> {runs}; sleep 3"), timeout_s=PATIENCE_S)
-    cutter.join()
+    with Gate(tmp_path) as gate:
+        done = ssh.run(("sh", "-c", f"echo run >> {runs}; cat {gate.path}"), timeout_s=PATIENCE_S)
+        cutter.join()
     assert done.code is None
     assert not done.was_not_started
     assert "was lost while sh ran; whether it took effect is not known" in done.stderr.replace(" (", "(")
@@ -247,8 +252,8 @@ def test_a_connection_that_has_gone_silent_is_replaced_within_the_commands_time(
     frozen = server.freeze_connections()
     try:
         began = time.monotonic()
-        assert ssh.run(("true",), timeout_s=2.0).code == 0
-        assert time.monotonic() - began < 10
+        assert ssh.run(("true",), timeout_s=5.0).code == 0
+        assert time.monotonic() - began < 20
     finally:
         for process in frozen:
             process.resume()

@@ -13,19 +13,19 @@ import pytest
 
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh import tunnel
-from hpcpool.providers.ssh.tunnel import ReverseTunnel
+from hpcpool.providers.ssh.tunnel import ReverseTunnel, candidates
 from tests.conftest import wait_until
 from tests.providers.ssh.streams import (
     PATIENCE_S,
     answer_of,
     connect_to,
+    deaf_port,
     echo,
     is_refused,
     send_and_end,
     serving,
     to_end,
 )
-from tests.testbed.sshd import free_port
 
 pytestmark = pytest.mark.testbed
 
@@ -86,8 +86,7 @@ def test_a_reader_that_stops_stops_its_writer_but_nobody_else_and_goes_on_later(
             assert len(to_end(other)) == 1000
         slow.settimeout(PATIENCE_S)
         go_on.set()
-        slow.sendall(bytes(size - taken))
-        slow.shutdown(socket.SHUT_WR)
+        send_and_end(slow, bytes(size - taken))
         assert slow.recv(1) == b""
     assert received == [size]
 
@@ -131,8 +130,9 @@ def test_each_side_may_end_while_the_other_goes_on(server):
 
 
 def test_a_target_that_is_not_there_closes_the_connection(server):
-    with contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", free_port("127.0.0.1")))) as tunnel:
-        assert answer_of("127.0.0.1", tunnel.port, b"x") == b""
+    with deaf_port() as port, contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", port))) as tunnel:
+        with contextlib.suppress(ConnectionResetError):  # if sshd has not read what was sent
+            assert answer_of("127.0.0.1", tunnel.port, b"x") == b""
         assert tunnel.is_alive
 
 
@@ -179,7 +179,7 @@ def test_closing_waits_for_no_other_side_that_is_silent(server):
             assert wait_until(lambda: is_sending("hpcpool-tunnel"), PATIENCE_S)
             began = time.monotonic()
             tunnel.close()
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 10  # by itself it would end after 15 s
         finally:
             for process in frozen:
                 process.resume()
@@ -197,8 +197,8 @@ def is_sending(name: str) -> bool:
 
 
 def test_a_tunnel_can_move_to_another_port(server):
-    with serving(echo) as taken, tunnel_to(server, echo) as tunnel:
-        first, second = tunnel.port, free_port("127.0.0.1")
+    first, second = candidates(2)
+    with serving(echo) as taken, tunnel_to(server, echo, ports=(first,)) as tunnel:
         tunnel.move((taken, second))
         assert tunnel.port == second
         assert answer_of("127.0.0.1", second, b"x") == b"x"
@@ -222,13 +222,13 @@ def test_closing_frees_the_port_and_every_descriptor(server):
         with contextlib.suppress(ConnectionResetError):
             assert stream.recv(1) == b""
         stream.close()
-    assert wait_until(lambda: is_refused("127.0.0.1", tunnel.port), 10)
-    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, 10)
+    assert wait_until(lambda: is_refused("127.0.0.1", tunnel.port), PATIENCE_S)
+    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, PATIENCE_S)
 
 
 def test_the_first_port_that_is_free_is_taken(server):
     with serving(echo) as taken, serving(echo) as target:
-        free = free_port("127.0.0.1")
+        (free,) = candidates(1)
         with contextlib.closing(ReverseTunnel(server.login(), ("127.0.0.1", target), ports=(taken, free))) as tunnel:
             assert tunnel.port == free
         with pytest.raises(SSHError, match=f"ports in use: {taken}"):
@@ -242,16 +242,16 @@ def test_a_server_that_forbids_tunnels_says_whom_to_ask(new_server):
 
 
 def test_a_tunnel_that_cannot_be_made_leaves_no_connection_and_no_thread(server, monkeypatch):
-    def count() -> int:
-        return sum(thread.name.startswith(("hpcpool-tunnel", "Thread-")) for thread in threading.enumerate())
+    def ours() -> set[threading.Thread]:
+        return {each for each in threading.enumerate() if each.name.startswith(("hpcpool-tunnel", "Thread-"))}
 
     def fail(*args: object) -> None:
         raise OSError(24, "Too many open files")
 
-    before = count()
+    before = ours()
     with pytest.raises(OSError, match="Too many open files"):
         ReverseTunnel(server.login(), ("127.0.0.1", 9), connect=fail)
     monkeypatch.setattr(tunnel, "Pump", fail)
     with pytest.raises(OSError, match="Too many open files"):
         ReverseTunnel(server.login(), ("127.0.0.1", 9))
-    assert count() == before
+    assert ours() <= before

@@ -88,6 +88,16 @@ def read_word(run_directory: str) -> FilePort:
         ) from None
 
 
+def ways_to(connection: Connection, address: str, peer: tuple[object, ...]) -> list[str]:
+    """Return where an interchange is found again by who has found it at `address`, connected to `peer`.
+
+    A tunnel that has been lost may be at another of its addresses when it is back.
+    """
+    if address.startswith(TUNNEL):
+        return [way for way in connection.addresses if way.startswith(TUNNEL)]
+    return [address_of(peer)]
+
+
 def address_of(peer: tuple[object, ...]) -> str:
     """Return the form that `dial` takes of what `socket.getpeername` says; of IPv6, with the number of the link."""
     host, port, *rest = peer

@@ -23,7 +23,7 @@ from hpcpool.processes.census import is_client_gone
 from hpcpool.processes.connection import TUNNEL, Connection, read_connection
 from hpcpool.processes.dialling import Unreachable, dial
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop, wake_up_pipe
-from hpcpool.processes.file_port import address_of, leave_word
+from hpcpool.processes.file_port import leave_word, ways_to
 from hpcpool.processes.limits import raise_file_limit, spare_the_collector
 from hpcpool.processes.manager import Manager
 from hpcpool.processes.node_name import node_name
@@ -118,11 +118,8 @@ class ManagerProcess:
             token = os.urandom(16)
             self._redialling = Redialling(connection, token, self._loop, self._go_on)
         if self._is_far:
-            # A tunnel that has been lost may be at another of its addresses when it is back.
-            tunnels = [way for way in connection.addresses if way.startswith(TUNNEL)]
             name = manager_name(node_name(os.environ, socket.gethostname()), os.getpid())
-            ways = tunnels if address in tunnels else [address_of(stream.peer_address)]
-            leave_word(directory, connection, ways, name)
+            leave_word(directory, connection, ways_to(connection, address, stream.peer_address), name)
         self._manager = Manager(
             directory, connection.start_method, block, user_stderr, census, self._loop, self._say, token=token
         )

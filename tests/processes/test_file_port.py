@@ -13,7 +13,7 @@ from hpcpool.processes.connection import Connection
 from hpcpool.processes.dialling import Unreachable
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.file_desk import FileDesk
-from hpcpool.processes.file_port import address_of, leave_word, read_word
+from hpcpool.processes.file_port import address_of, leave_word, read_word, ways_to
 from hpcpool.processes.guests import Guests
 from hpcpool.wire import staged
 from hpcpool.wire.file_transfer import FileSeen, SeeFile
@@ -30,6 +30,18 @@ from hpcpool.wire.tls import FILES_PROTOCOL
 )
 def test_the_address_of_the_interchange_is_passed_on(found_at, expected):
     assert address_of(found_at) == expected
+
+
+@pytest.mark.parametrize(
+    ("found_at", "expected"),
+    [
+        ("tunnel://login:1", ["tunnel://login:1", "tunnel://login:2"]),
+        ("tcp://client:9", ["tcp://10.0.0.1:9"]),  # a name may stand for several machines
+    ],
+)
+def test_all_addresses_of_a_tunnel_are_passed_on(found_at, expected):
+    connection = Connection(["tcp://client:9", "tunnel://login:1", "tunnel://login:2"], "fork")
+    assert ways_to(connection, found_at, ("10.0.0.1", 9)) == expected
 
 
 def test_a_worker_comes_in_by_the_word_of_its_manager_and_is_answered(tmp_path, monkeypatch):

@@ -220,6 +220,12 @@ def is_below(place: Path, directory: Path) -> bool:
         return False
 
 
+def open_descriptors() -> set[str]:
+    """This process's descriptors, without those of earlier tests that only wait to be collected."""
+    gc.collect()
+    return set(os.listdir("/proc/self/fd"))
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
     """Whether the condition came true before the time was over."""
     deadline = time.monotonic() + timeout_s

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from hpcpool import bash as bash_module
 from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.errors import BashError, BashTimeout, MissingOutputs, TaskTimeout
+from tests.conftest import open_descriptors
 
 live = pytest.mark.live
 
@@ -889,10 +890,7 @@ def test_an_interrupt_in_the_middle_of_the_start_loses_no_child():
 
 @live
 def test_no_descriptor_is_left_open(tmp_path: Path):
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    before = descriptors()
+    before = open_descriptors()
     bash("true")
     bash("true", stdout=tmp_path / "f", stderr=tmp_path / "f")
     with pytest.raises(BashError):
@@ -903,7 +901,7 @@ def test_no_descriptor_is_left_open(tmp_path: Path):
         bash("true", stderr=tmp_path / "no/f")
     with pytest.raises(BashTimeout):
         bash("sleep 1000", timeout=0.05)
-    assert descriptors() == before
+    assert open_descriptors() == before
 
 
 @live

@@ -43,7 +43,7 @@ from hpcpool.wire.versions import hello
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 IMPATIENT = Config(heartbeat_period_s=0.1, heartbeat_timeout_s=0.8)
 #: Who trickles says something twenty times a second, if the machine lets it: a delay must not be longer than this.

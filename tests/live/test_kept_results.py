@@ -21,7 +21,7 @@ from tests.live.folder_system import folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, until
 from tests.live.scripts import script
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 MIB = 2**20
 

@@ -16,7 +16,7 @@ from hpcpool.errors import WorkerCrashed
 from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, role, until
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 
 def use_a_pool(depth: int) -> list[int]:

@@ -18,7 +18,7 @@ from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, stopped, until
 from tests.live.scripts import script
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.once]
 
 #: Short, so that a test outlasts it, but longer than a busy machine lets a process wait.
 HEARTBEATS = Config(NodePool(LocalProvider(own_process=True)), heartbeat_period_s=0.2, heartbeat_timeout_s=3.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from hpcpool import NodePool
 from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost
 from hpcpool.processes.hosting import is_hosted
 from hpcpool.providers import BlockRequest, JobState, JobStatus, LocalProvider
+from tests.conftest import open_descriptors
 
 ENDED = JobStatus(JobState.ENDED, reason="ended")
 
@@ -85,11 +85,11 @@ def test_a_job_that_nobody_knows(driver: HostedDriver):
 
 
 def test_a_closed_driver_holds_no_descriptor(asked: Asked):
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     made = HostedDriver(asked.append)
     made.close()
     made.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert made.watch_fd is None
 
 

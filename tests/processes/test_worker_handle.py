@@ -15,6 +15,7 @@ from hpcpool.processes.event_loop import READ, WRITE
 from hpcpool.processes.worker_handle import WorkerHandle
 from hpcpool.wire.link import TaskReader
 from hpcpool.wire.messages import Task
+from tests.conftest import open_descriptors
 
 
 class Loop:
@@ -107,7 +108,7 @@ def test_a_worker_that_is_to_retire_does_what_it_holds_first(worker: Worker):
 @pytest.mark.parametrize("room", range(6))
 def test_nothing_stays_open_where_there_is_no_room_for_all_of_it(room: int):
     gc.collect()
-    is_open = set(os.listdir("/proc/self/fd"))
+    is_open = open_descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []
     try:
@@ -123,4 +124,4 @@ def test_nothing_stays_open_where_there_is_no_room_for_all_of_it(room: int):
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         for filler in fillers[room:]:
             os.close(filler)
-    assert set(os.listdir("/proc/self/fd")) == is_open
+    assert open_descriptors() == is_open

@@ -17,6 +17,7 @@ import pytest
 from hpcpool.errors import ConfigError
 from hpcpool.providers import BlockRequest, JobState, JobStatus, LocalProvider, SubmitError
 from hpcpool.providers.local import LocalDriver
+from tests.conftest import open_descriptors
 
 PATIENCE_S = 20.0
 
@@ -271,11 +272,11 @@ def test_without_pidfds_there_is_nothing_to_watch():
     ],
 )
 def test_a_job_that_cannot_start_is_refused_with_the_reason_and_leaves_nothing(driver, tmp_path, changes, problem):
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     children = psutil.Process().children()
     with pytest.raises(SubmitError, match=problem):
         driver.submit(block(tmp_path, "true", **changes))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert psutil.Process().children() == children
 
 
@@ -293,12 +294,12 @@ class FullEpoll:
 
 @pytest.mark.live
 def test_a_job_that_cannot_be_watched_is_not_left_running(tmp_path):
-    before, children = set(os.listdir("/proc/self/fd")), psutil.Process().children()
+    before, children = open_descriptors(), psutil.Process().children()
     with contextlib.closing(LocalDriver(FullEpoll(), "/nowhere")) as driver:
         with pytest.raises(SubmitError, match=r"cannot watch .*: No space left on device"):
             driver.submit(python(tmp_path, "import signal; signal.pause()"))
         assert psutil.Process().children() == children
-        assert set(os.listdir("/proc/self/fd")) == before
+        assert open_descriptors() == before
 
 
 # Cancelling and closing
@@ -398,14 +399,14 @@ def test_what_a_job_that_ended_well_left_behind_on_purpose_stays(driver, tmp_pat
 
 @pytest.mark.live
 def test_a_closed_driver_has_let_go_of_everything_and_still_tells_of_its_jobs(tmp_path, ears):
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     driver = LocalProvider().open(str(tmp_path))
     deaf = submit_ready(driver, tmp_path, DEAF, ears, "b1")
     over = driver.submit(python(tmp_path, "", block_id="b2"))
     driver.close()
     driver.close()
     assert not lives(pid_of(deaf))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert driver.watch_fd is None
     states = {job: status.state for job, status in driver.status([deaf, over]).items()}
     assert states == {deaf: JobState.ENDED, over: JobState.ENDED}
@@ -416,13 +417,13 @@ def test_a_closed_driver_has_let_go_of_everything_and_still_tells_of_its_jobs(tm
 
 @pytest.mark.live
 def test_a_driver_that_is_used_for_long_keeps_no_descriptor_and_no_zombie(driver, tmp_path):
-    before, children = set(os.listdir("/proc/self/fd")), psutil.Process().children()
+    before, children = open_descriptors(), psutil.Process().children()
     jobs = []
     for number in range(5):
         jobs.append(driver.submit(block(tmp_path, "true", block_id=f"b{number}")))
         assert ended(driver, jobs[-1]).state is JobState.ENDED
     assert len(set(jobs)) == 5
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_descriptors() == before
     assert psutil.Process().children() == children
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from hpcpool.errors import HostKeyError, SSHError
 from hpcpool.providers.ssh.connection import connect, execute
 from hpcpool.providers.ssh.known_hosts import fingerprint
 from hpcpool.providers.ssh.login import SSHLogin
-from tests.conftest import wait_until
+from tests.conftest import open_descriptors, wait_until
 from tests.providers.ssh.streams import PATIENCE_S
 from tests.testbed.sshd import Server, make_key
 
@@ -294,16 +293,13 @@ def test_a_connection_that_goes_silent_holds_nobody_longer_than_he_wants(server)
 
 
 def test_a_failed_attempt_leaves_no_descriptor(server, key_folder):
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
     with contextlib.suppress(SSHError):
         connect(server.login(identity=str(key_folder / "stranger")))
     assert wait_until(lambda: not any("paramiko" in type(t).__module__ for t in threading.enumerate()), PATIENCE_S)
-    before = descriptors()
+    before = open_descriptors()
     with contextlib.suppress(SSHError):
         connect(server.login(identity=str(key_folder / "stranger")))
-    assert wait_until(lambda: descriptors() <= before, PATIENCE_S)
+    assert wait_until(lambda: open_descriptors() <= before, PATIENCE_S)
 
 
 def test_the_fingerprint_is_the_one_that_ssh_shows(server):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import random
 import socket
@@ -14,7 +13,7 @@ import pytest
 from hpcpool.errors import SSHError
 from hpcpool.providers.ssh import tunnel
 from hpcpool.providers.ssh.tunnel import ReverseTunnel, candidates
-from tests.conftest import wait_until
+from tests.conftest import open_descriptors, wait_until
 from tests.providers.ssh.streams import (
     PATIENCE_S,
     answer_of,
@@ -211,7 +210,7 @@ def test_closing_frees_the_port_and_every_descriptor(server):
     # The first tunnel loads what stays loaded.
     with tunnel_to(server, echo) as tunnel:
         answer_of("127.0.0.1", tunnel.port, b"x")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(open_descriptors())
     with tunnel_to(server, echo) as tunnel:
         answer_of("127.0.0.1", tunnel.port, b"x")
         stream = connect_to("127.0.0.1", tunnel.port)
@@ -223,7 +222,7 @@ def test_closing_frees_the_port_and_every_descriptor(server):
             assert stream.recv(1) == b""
         stream.close()
     assert wait_until(lambda: is_refused("127.0.0.1", tunnel.port), PATIENCE_S)
-    assert wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before, PATIENCE_S)
+    assert wait_until(lambda: len(open_descriptors()) <= before, PATIENCE_S)
 
 
 def test_the_first_port_that_is_free_is_taken(server):

@@ -236,6 +236,7 @@ class Running:
             _has_signalled_group(group, signal.SIGTERM)
             family.end_outside(group)
             self._have_ended([exit_fd, *family.exit_fds], KILL_AFTER_S)
+            _has_signalled_group(group, signal.SIGSTOP)  # a shell must not go on behind what is killed
             family.kill(group)
 
     def _kill(self) -> None:

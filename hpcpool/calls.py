@@ -360,7 +360,7 @@ class Calls(Executor):
         It can be asked at any time, also before the first call and after the end.
 
         Raises:
-            TimeoutError: the interchange has not answered within a second.
+            TimeoutError: the interchange has not answered within five seconds.
             RuntimeError: asked in a callback of a future, which keeps the answer from coming.
 
         Example:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: How long the interchange may take to answer (seconds): it does nothing that takes long, but its machine may be busy.
 _ANSWER_S = 5.0
+#: The same before its first answer: it may not have started yet.
+_FIRST_ANSWER_S = 1.0
 
 
 def status(executor: HPCPoolExecutor) -> PoolStatus:
@@ -32,7 +34,8 @@ def status(executor: HPCPoolExecutor) -> PoolStatus:
         state = "shut down" if executor._is_shut_down else "not started"
         return PoolStatus(state, node_pools=node_pools, at=time.time())
     _check_thread(client, "status")
-    report = client.inquiries.status(_ANSWER_S) if not client.is_over else None
+    patience_s = _ANSWER_S if client.inquiries.is_answered else _FIRST_ANSWER_S
+    report = client.inquiries.status(patience_s) if not client.is_over else None
     waiting, tasks = client.count_tickets()
     if report is None and client.is_over:
         state = f"broken: {client.broken}" if client.broken else "shut down"

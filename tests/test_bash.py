@@ -89,7 +89,7 @@ def has_ended(pid: int, within_s: float = 30.0) -> bool:
 
 @pytest.fixture
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a script that makes a file `ready` when it has started all: only then its time begins to pass."""
+    """The folder of a script that makes a file `ready` when it has started all: then its time is over."""
     folder = tmp_path / "folder"
     folder.mkdir()
     is_ready = (folder / "ready").exists
@@ -754,6 +754,18 @@ def test_what_leaves_the_group_when_it_is_asked_to_end_is_killed(ready: Path, mo
         bash(script, timeout=TIMEOUT_S, cwd=ready)
     [pid] = pids_in(caught.value.stdout)
     assert has_ended(pid)
+
+
+@live
+def test_a_shell_that_ignores_term_does_not_go_on_behind_what_is_killed(ready: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(PROCESS_MODULE, "KILL_AFTER_S", 0.1)
+    many = "for _ in {{1..60}}; do sleep 1000 & done"  # to kill them takes a while
+    script = f"trap '' TERM; sleep 1000 & first=$!; {many}; touch ready; wait $first; touch next"
+    for _ in range(5):
+        with pytest.raises(BashTimeout):
+            bash(script, timeout=TIMEOUT_S, cwd=ready)
+        assert os.listdir(ready) == ["ready"]
+        (ready / "ready").unlink()
 
 
 @live

@@ -17,7 +17,7 @@ from hpcpool.processes.start_command import start_command
 from tests.live.processes import PATIENCE_S, Pool, is_alive, kill, pools_below, role, stopped, until
 from tests.live.scripts import Script, script, with_own_manager
 
-pytestmark = [pytest.mark.live, pytest.mark.once]
+pytestmark = pytest.mark.live
 
 #: What may pass from the client's death to the last trace of the pool, on a machine with much else to do.
 #: The budget is 2 s; what is usual is 0.2 s.

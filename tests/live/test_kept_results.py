@@ -21,7 +21,7 @@ from tests.live.folder_system import folder_system
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, own_manager, until
 from tests.live.scripts import script
 
-pytestmark = [pytest.mark.live, pytest.mark.once]
+pytestmark = pytest.mark.live
 
 MIB = 2**20
 
@@ -330,6 +330,7 @@ def lose(name: str) -> None:
     until(lambda: not is_alive(manager.pid))
 
 
+@pytest.mark.once
 def test_what_was_kept_at_a_node_is_lost_with_it_and_says_so():
     with executor(hosts("a", "b")) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
@@ -376,6 +377,7 @@ def test_calls_that_wait_for_what_is_lost_fail_with_it():
         assert [type(error) for error in asker] == [ResultLost]
 
 
+@pytest.mark.once
 def test_before_a_block_is_given_back_its_results_are_fetched():
     with executor(hosts("a")) as pool:
         files = Files("a")
@@ -398,6 +400,7 @@ def test_an_idle_block_is_given_back_with_its_results_fetched():
         assert total(future.result(PATIENCE_S)) == MIB
 
 
+@pytest.mark.once
 def test_before_a_block_s_walltime_is_over_its_results_are_fetched(monkeypatch, tmp_path):
     folder = tmp_path / "batch"
     folder.mkdir()
@@ -432,6 +435,7 @@ def test_what_was_kept_in_a_pool_that_is_killed_is_lost():
     pool.shutdown()
 
 
+@pytest.mark.once
 def test_what_was_kept_is_lost_with_the_interchange_and_leaves_nothing():
     pool = HPCPoolExecutor(hosts("a"))
     kept = pool.options(keep=True).submit(ones)

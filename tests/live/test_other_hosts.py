@@ -23,6 +23,7 @@ from hpcpool.wire.versions import hello
 from tests.live import calls, far
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, until
 from tests.live.scripts import script
+from tests.providers.ssh.streams import deaf_port
 
 pytestmark = pytest.mark.live
 
@@ -217,9 +218,8 @@ def test_an_interchange_that_cannot_be_reached_is_told_address_by_address():
         (manager,) = managers(pool)
         connection = json.loads(connection_file(manager).read_text())
         authority, key = connection["authority"].encode(), connection["key"].encode()
-        with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as deaf:
-            deaf.bind(("127.0.0.1", 0))  # nobody listens there, and nobody else can
-            closed = f"tcp://127.0.0.1:{deaf.getsockname()[1]}"
+        with socket.create_server(("127.0.0.1", 0)) as silent, deaf_port() as deaf:
+            closed = f"tcp://127.0.0.1:{deaf}"
             mute = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
             with pytest.raises(Unreachable) as caught:
                 dial([closed, mute, "tcp://no.such.host.invalid:1"], authority, key, timeout_s=3.0)

@@ -18,12 +18,13 @@ from tests.live import calls
 from tests.live.processes import PATIENCE_S, Pool, executor, stopped, until
 from tests.live.scripts import script
 
-pytestmark = [pytest.mark.live, pytest.mark.once]
+pytestmark = pytest.mark.live
 
 #: Short, so that a test outlasts it, but longer than a busy machine lets a process wait.
 HEARTBEATS = Config(NodePool(LocalProvider(own_process=True)), heartbeat_period_s=0.2, heartbeat_timeout_s=3.0)
 
 
+@pytest.mark.once
 def test_a_busy_manager_is_not_lost_while_the_interchange_has_nothing_to_say():
     """Outcomes go up all the time and nothing comes down: the end of every long run."""
     with executor(HEARTBEATS, max_workers=2) as pool:
@@ -34,6 +35,7 @@ def test_a_busy_manager_is_not_lost_while_the_interchange_has_nothing_to_say():
         assert Pool.of(pool).manager.pid == manager
 
 
+@pytest.mark.once
 def test_a_pool_that_is_stopped_as_a_whole_goes_on_where_it_was(tmp_path: Path):
     """A laptop that slept, a frozen container: nobody was silent, nobody was there."""
     with executor(HEARTBEATS, max_workers=1) as pool:
@@ -49,6 +51,7 @@ def test_a_pool_that_is_stopped_as_a_whole_goes_on_where_it_was(tmp_path: Path):
         assert future.info.attempt == 1
 
 
+@pytest.mark.once
 def test_more_workers_than_a_channel_holds_messages():
     with HPCPoolExecutor(600) as pool:
         futures = [pool.submit(time.sleep, 0.01) for _ in range(1200)]

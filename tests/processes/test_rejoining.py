@@ -11,6 +11,7 @@ import pytest
 from hpcpool.core.silence import Silence
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.peer import Peer
+from hpcpool.processes.registrar import nodes
 from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
 from hpcpool.wire.lasting_stream import LastingStream
@@ -87,6 +88,7 @@ def test_who_has_probably_died_is_waited_for_a_few_seconds_only(desk, monkeypatc
 def test_who_is_cut_off_gets_no_calls_even_with_free_slots(desk, needs):
     desk.break_off(A)
     assert desk.was_cut_off == {A: True}
+    assert [state.is_cut_off for state in nodes(desk.managers, desk.scheduler)] == [True, False]
     submit(desk.scheduler, *range(10), **needs)
     assert list(leases(desk.scheduler)) == [B]
 

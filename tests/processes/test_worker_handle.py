@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import threading
@@ -107,7 +106,6 @@ def test_a_worker_that_is_to_retire_does_what_it_holds_first(worker: Worker):
 
 @pytest.mark.parametrize("room", range(6))
 def test_nothing_stays_open_where_there_is_no_room_for_all_of_it(room: int):
-    gc.collect()
     is_open = open_descriptors()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     fillers = []

@@ -100,12 +100,12 @@ def _is_free(address: str, port: int) -> bool:
     return True
 
 
-def until(condition: Callable[[], T], what: str) -> T:
+def until(condition: Callable[[], T], what: str, timeout_s: float = PATIENCE_S) -> T:
     """Wait until a condition is true and return what it returned."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"in vain: {what}"
-        time.sleep(0.1)
+        time.sleep(0.1)  # most of them ask a batch system
     return value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import signal
@@ -20,7 +19,7 @@ from hpcpool.processes.journal import journal_folder
 from hpcpool.providers import SlurmProvider
 from tests.conftest import our_processes
 from tests.gate import Gate, pass_gate
-from tests.live.processes import Pool, role
+from tests.live.processes import Pool, kill, role
 from tests.live.scripts import script
 from tests.testbed.machine import until
 from tests.testbed.slurm import Slurm
@@ -77,8 +76,7 @@ def test_a_node_that_dies_takes_its_calls_to_the_other_and_no_more(slurm, tmp_pa
         victim = next(process for process in managers() if is_on(process, "node2"))
         # The manager first: it must not live to tell that its worker has died.
         for process in [victim, *victim.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+            kill(process)
         until(lambda: len(pool.status().nodes) == 1, "the interchange has noticed")
         assert len(slurm.jobs_left()) == 1, "the block goes on"
         gate.open()
@@ -133,6 +131,10 @@ def test_worker_init_that_fails_breaks_the_pool_with_its_stderr():
     assert "exited with code 4" in str(error)
 
 
+def has_other_job(pool: HPCPoolExecutor, job: str) -> bool:
+    return any(block.job_id not in ("", job) for block in pool.status().blocks)
+
+
 @pytest.mark.timeout(170)
 @pytest.mark.parametrize("how", ["cancelled from outside", "over its walltime"])
 def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
@@ -143,7 +145,7 @@ def test_the_calls_of_a_block_that_is_gone_run_in_another(slurm, tmp_path, how):
         job = pool.status().blocks[0].job_id
         if how == "cancelled from outside":
             slurm.run("scancel", job)
-        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", job)], "another block")
+        until(lambda: has_other_job(pool, job), "another block", timeout_s=140)
         gate.open()
         assert call.result(PATIENCE_S) == ""
 
@@ -156,7 +158,7 @@ def test_a_block_that_another_job_preempts_has_not_failed_and_its_call_runs_in_t
         whole = ("--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2")
         slurm.run("sbatch", *whole)
         until(lambda: "PREEMPTED" in slurm.run("squeue", "-h", "-t", "all", "-j", first, "-o", "%T"), "the preemption")
-        until(lambda: [b.job_id for b in pool.status().blocks if b.job_id not in ("", first)], "another block")
+        until(lambda: has_other_job(pool, first), "another block")
         gate.open()
         assert call.result(PATIENCE_S) == ""
         assert pool.status().node_pools[0].last_failure == ""

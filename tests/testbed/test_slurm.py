@@ -183,7 +183,7 @@ def test_a_job_ends_at_its_walltime_about_when_it_was_told(opened):
     job = driver.submit(block("sleep 300"))
     ends_at = reached(driver, job, JobState.RUNNING).ends_at
     assert ends_at is not None
-    until(lambda: told(driver, job).state.is_over, "the walltime is over")
+    until(lambda: told(driver, job).state.is_over, "the walltime is over", timeout_s=140)
     status = told(driver, job)
     assert status.state is JobState.FAILED
     assert status.reason.startswith("its walltime was over (TIMEOUT)")

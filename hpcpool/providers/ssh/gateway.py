@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ASK_TIMEOUT_S = 30.0
+#: What a relay that cannot be used has still to say is there, or on its way.
+_LAST_WORDS_S = 2.0
 #: Runs the program on the first line of its stdin. What follows stays unread: its end is the end of the relay.
 _RUN_FIRST_LINE = "import sys; exec(eval(sys.stdin.readline()))"
 _LISTENING = "0A"
@@ -86,7 +88,10 @@ class Gateway:
         self._close()
 
     def _check_alive(self) -> None:
-        """What a connection says that is lost, or does not say, means nothing."""
+        """What a connection says that is lost, or does not say, means nothing.
+
+        It is asked, and is ended if it does not answer in half a minute.
+        """
         connection = self._tunnel.connection
         with limited(connection.close, _ASK_TIMEOUT_S):
             connection.ask(QUESTION)  # its channels end before it is known to be gone
@@ -122,7 +127,8 @@ class Gateway:
         except (OSError, EOFError, paramiko.SSHException) as error:  # perhaps it has ended before it was told all
             said += str(error).encode()
         self._check_alive()
-        with contextlib.suppress(OSError):  # it says nothing more
+        channel.settimeout(_LAST_WORDS_S)
+        with contextlib.suppress(OSError):  # it has not ended, and says nothing
             said += channel.makefile_stderr("rb").read()
         raise SSHError(
             f"nodes cannot reach this program through {self._tunnel.connection}: its sshd lets tunnels listen on the "

@@ -35,7 +35,8 @@ _CONNECT_TIMEOUT_S = 5.0
 #: Should paramiko ever stop to notify when a channel has room again, this is how late we see it.
 _STALLED_S = 0.1
 #: How long a channel that was closed without an EOF may belong to a connection that lives, until that is believed: when
-#: paramiko's thread ends it closes the channels first, and then says that it has ended. OpenSSH always sends an EOF.
+#: paramiko's thread ends it closes the channels first, and then says that it has ended. OpenSSH always sends an EOF;
+#: with a server that does not, each end is passed on so much later.
 _DOUBT_S = 5.0
 #: `SO_LINGER` of 0 s: closing is a reset.
 _RESET = struct.pack("ii", 1, 0)

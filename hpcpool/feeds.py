@@ -102,6 +102,14 @@ class Source:
             future.add_done_callback(functools.partial(self._measure, len(chunk)))
         return future
 
+    def rest(self) -> Iterator[Future[Any]]:
+        """Submit all that is left, a task for each that is taken."""
+        if self.is_chunked or self._bar is not None:
+            yield from iter(self.next, None)
+        else:
+            yield from self._calls
+            self.let_go()
+
     def let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
         self._submit, self._fn, self._items = _closed, _closed, iter(())
@@ -187,7 +195,7 @@ class AtOnce(Feed):
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self.futures = OrderedDict.fromkeys(iter(source.next, None))
+        self.futures = OrderedDict.fromkeys(source.rest())
         self.has_ended = True
 
 

@@ -34,13 +34,14 @@ def status(executor: HPCPoolExecutor) -> PoolStatus:
         state = "shut down" if executor._is_shut_down else "not started"
         return PoolStatus(state, node_pools=node_pools, at=time.time())
     _check_thread(client, "status")
-    patience_s = _ANSWER_S if client.inquiries.is_answered else _FIRST_ANSWER_S
+    was_answered = client.inquiries.is_answered
+    patience_s = _ANSWER_S if was_answered else _FIRST_ANSWER_S
     report = client.inquiries.status(patience_s) if not client.is_over else None
     waiting, tasks = client.count_tickets()
     if report is None and client.is_over:
         state = f"broken: {client.broken}" if client.broken else "shut down"
         return PoolStatus(state, node_pools=node_pools, at=time.time())
-    if report is None and not client.inquiries.is_answered:
+    if report is None and not was_answered:
         return PoolStatus("starting", waiting, tasks - waiting, node_pools=node_pools, at=time.time())
     if report is None:
         raise TimeoutError(

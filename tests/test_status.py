@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from hpcpool import BlockStatus, NodePoolStatus, NodeStatus, PoolStatus
+from types import SimpleNamespace
+
+from hpcpool import BlockStatus, Config, NodePoolStatus, NodeStatus, PoolStatus, oversight
 
 NOW = 1_000_000.0
 
@@ -43,3 +45,17 @@ def test_a_pool_that_has_nothing_prints_one_line():
     assert str(PoolStatus("not started")) == (
         "pool not started; calls: 0 running, 0 pending, 0 waiting for others; 0 workers"
     )
+
+
+def test_a_pool_whose_first_answer_comes_just_too_late_is_starting():
+    class Inquiries:
+        is_answered = False
+
+        def status(self, timeout_s: float) -> None:
+            assert timeout_s == oversight._FIRST_ANSWER_S
+            self.is_answered = True
+
+    client = SimpleNamespace(inquiries=Inquiries(), is_over=False, is_io_thread=False, count_tickets=lambda: (1, 3))
+    executor = SimpleNamespace(_client=client, _config=Config(), _is_shut_down=False)
+    status = oversight.status(executor)
+    assert (status.state, status.waiting, status.pending) == ("starting", 1, 2)

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _ASK_TIMEOUT_S = 30.0
 #: What a relay that cannot be used has still to say is there, or on its way.
 _LAST_WORDS_S = 2.0
+_READ_BYTES = 65536
 #: Runs the program on the first line of its stdin. What follows stays unread: its end is the end of the relay.
 _RUN_FIRST_LINE = "import sys; exec(eval(sys.stdin.readline()))"
 _LISTENING = "0A"
@@ -128,8 +129,9 @@ class Gateway:
             said += str(error).encode()
         self._check_alive()
         channel.settimeout(_LAST_WORDS_S)
-        with contextlib.suppress(OSError):  # it has not ended, and says nothing
-            said += channel.makefile_stderr("rb").read()
+        with contextlib.suppress(OSError):  # it has not ended, and says no more
+            while more := channel.recv_stderr(_READ_BYTES):
+                said += more
         raise SSHError(
             f"nodes cannot reach this program through {self._tunnel.connection}: its sshd lets tunnels listen on the "
             "loopback address only (GatewayPorts no), and python3 cannot relay there "

@@ -103,12 +103,8 @@ class Source:
         return future
 
     def rest(self) -> Iterator[Future[Any]]:
-        """Submit all that is left, a task for each that is taken."""
-        if self.is_chunked or self._bar is not None:
-            yield from iter(self.next, None)
-        else:
-            yield from self._calls
-            self.let_go()
+        """Return all tasks that are left, submitted as they are taken: mostly without Python code for each."""
+        return iter(self.next, None) if self.is_chunked or self._bar is not None else self._calls
 
     def let_go(self) -> None:
         """The input has ended: the results must not keep the executor (or the input) alive."""
@@ -196,6 +192,7 @@ class AtOnce(Feed):
     def __init__(self, source: Source) -> None:
         super().__init__(source)
         self.futures = OrderedDict.fromkeys(source.rest())
+        source.let_go()
         self.has_ended = True
 
 

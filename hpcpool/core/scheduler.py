@@ -328,8 +328,8 @@ class Scheduler:
 
         Args:
             manager: its name.
-            is_expected: the batch system took the node away. That does not count as a loss, nor does what happens when
-                its end, as told by `block_ends`, is near.
+            is_expected: the node was taken away or given back. That does not count for `loss_limit`, nor does what
+                happens when its end, as told by `block_ends`, is near.
         """
         known = self._managers.leave(manager)
         if known is None:

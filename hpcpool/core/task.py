@@ -38,7 +38,7 @@ class Task:
     manager: bytes | None = None
     crashes: int = 0
     losses: int = 0
-    #: How many of these the batch system has caused: they do not count.
+    #: How many of these were expected, or the batch system has caused: they do not count for `loss_limit`.
     forgiven: int = 0
     special: Special | None = None
     #: The manager whose node has what it needs; None: none in particular.

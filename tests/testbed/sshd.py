@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import psutil
 
 from hpcpool.providers.ssh.login import SSHLogin
 from tests.conftest import MARK, MARK_VALUE, wait_until
+from tests.live.processes import kill
 from tests.testbed.machine import free_ports
 
 #: sshd wants to be started by its absolute path, and is not on every user's PATH.
@@ -69,7 +69,7 @@ class Server:
             shutil.copy(f"{self.user_key}.pub", self.folder / "authorized_keys")
         if os.getuid() == 0:
             EMPTY_FOLDER.mkdir(mode=0o755, exist_ok=True)
-        self.port = self.port or free_port(self.address)
+        self.port = self.port or free_ports(1, self.address)[0]
         config = self.folder / "config"
         config.write_text("\n".join([*self.settings, *self._usual_settings(), ""]))
         with open(self.folder / "log", "ab") as log:
@@ -109,7 +109,8 @@ class Server:
             connections = self.connections()
             self._process.kill()
             self._process.wait()
-            kill(connections)
+            for connection in connections:
+                kill(connection)
             self._process = None
 
     def restart(self, *, python_path: str) -> None:
@@ -133,7 +134,8 @@ class Server:
 
     def cut_connections(self) -> None:
         """Kill the processes that serve the connections, as if they had crashed."""
-        kill(self.connections())
+        for connection in self.connections():
+            kill(connection)
 
     def freeze_connections(self) -> list[psutil.Process]:
         """Stop the processes that serve the connections: the other side sees silence, as in a cut network."""
@@ -167,19 +169,8 @@ class Server:
         return SSHLogin(**{**options, **changes})  # type: ignore[arg-type]
 
 
-def kill(processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
 def _name(process: psutil.Process) -> str:
     try:
         return process.name()
     except psutil.NoSuchProcess:
         return ""
-
-
-def free_port(address: str) -> int:
-    (port,) = free_ports(1, address)
-    return port

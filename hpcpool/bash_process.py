@@ -20,8 +20,10 @@ import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
+
+from hpcpool.simple_command import simple_command
 
 logger = logging.getLogger(__name__)
 
@@ -195,21 +197,17 @@ class Running:
 
         Its session stays the worker's, so that whoever ends the session of a dead worker ends the command too.
         """
+        if isinstance(command, str) and (simple := simple_command(command, cwd, env)) is not None:
+            try:
+                self._start_program(simple.argv, simple.path, cwd, simple.environment)
+            except OSError:  # no program after all: bash says what is wrong, or runs a bare script
+                self._process = subprocess.Popen.__new__(subprocess.Popen)
+            else:
+                return
         argv = ("bash", "-c", command) if isinstance(command, str) else command
         bash = _bash_on(os.environ.get("PATH", os.defpath)) if isinstance(command, str) else None
         try:
-            # Nothing here may keep subprocess from vfork (a preexec_fn, another user would): to fork a worker that
-            # holds gigabytes takes milliseconds.
-            self._process.__init__(  # type: ignore[misc]
-                argv,
-                executable=bash,
-                stdin=subprocess.DEVNULL,
-                stdout=self._stdout.write_fd,
-                stderr=self._stderr.write_fd,
-                cwd=cwd,
-                env=env,
-                process_group=0,
-            )
+            self._start_program(argv, bash, cwd, env)
         except FileNotFoundError:
             why = f"bash(): no such program on {host()}; install it there, or give its full path"
             raise FileNotFoundError(errno.ENOENT, why, argv[0]) from None
@@ -218,6 +216,22 @@ class Running:
                 raise
             why = "bash(): the command and its environment are too long for the system; pass long lists in a file"
             raise OSError(errno.E2BIG, why) from None
+
+    def _start_program(
+        self, argv: tuple[str, ...], path: str | None, cwd: str | None, env: Mapping[str, str] | None
+    ) -> None:
+        # Nothing here may keep subprocess from vfork (a preexec_fn, another user would): to fork a worker that holds
+        # gigabytes takes milliseconds.
+        self._process.__init__(  # type: ignore[misc]
+            argv,
+            executable=path,
+            stdin=subprocess.DEVNULL,
+            stdout=self._stdout.write_fd,
+            stderr=self._stderr.write_fd,
+            cwd=cwd,
+            env=env,
+            process_group=0,
+        )
 
     def _finish(self, wall_s: float) -> Ended:
         returncode, cpu_s = self._reap()

@@ -445,7 +445,7 @@ def test_a_missing_bash_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(PROCESS_MODULE.os.path, "isfile", lambda path: False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="there is no bash"):
-        bash("true")
+        bash("true; true")
 
 
 @live
@@ -1050,6 +1050,7 @@ def test_a_worker_imports_little():
         "hpcpool.bash",
         "hpcpool.bash_process",
         "hpcpool.bash_template",
+        "hpcpool.simple_command",
         "hpcpool.wire",
         "hpcpool.wire.staged",
         "hpcpool.errors",

@@ -22,7 +22,10 @@ SOURCE = Path(__file__).resolve().parent.parent / PACKAGE
 MAX_LINES = 550
 
 #: Started on thousands of nodes on a shared file system: each module that they import is read by all of them.
-LEAN = tuple(f"processes.{name}" for name in ("worker", "fork_server", "sessions", "start_command", "limits", "census"))
+LEAN = tuple(
+    f"processes.{name}"
+    for name in ("worker", "fork_server", "sessions", "process_end", "start_command", "limits", "census")
+)
 
 #: Texts for the nodes of a block: pure, and below what they are options of.
 NODE_TEXTS = ("supervision", "launchers", "containers", "block_script")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-
 from hpcpool.processes import fork_server_process, sessions
+from hpcpool.processes.process_end import has_child_ended
 from hpcpool.wire import fork_channel
 from hpcpool.wire.fork_channel import Begin, EndWorker, StartWorker, ToManager
 
@@ -53,11 +52,9 @@ class ForkServerHandle:
     def close(self) -> int:
         """Have it end all workers and leave; returns its exit code when nothing of the node is left."""
         self._channel.close()
-        try:
-            exit_code = self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
+        if not has_child_ended(self._process, _END_S):
             self._process.kill()
-            exit_code = self._process.wait()
+        exit_code = self._process.wait()
         # If it was killed, what it had started has come to us.
         sessions.kill_orphans(lambda mark: mark.startswith(f"{self._directory}:"))
         return exit_code

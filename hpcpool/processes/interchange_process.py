@@ -16,6 +16,7 @@ from hpcpool.config import Config
 from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
 from hpcpool.processes.hosting import is_hosted
+from hpcpool.processes.process_end import has_child_ended
 from hpcpool.processes.start_command import HOSTS_NODE, start_command
 from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
@@ -103,9 +104,7 @@ class InterchangeProcess:
 
     def wait_until_gone(self) -> None:
         """Wait until no process of the pool is left on this host, and remove the run directory."""
-        try:
-            self._process.wait(_LONGEST_STOP_S)
-        except subprocess.TimeoutExpired:
+        if not has_child_ended(self._process, _LONGEST_STOP_S):
             self._process.kill()
             self._process.wait()
         self._wait_for_census()

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+
+from hpcpool.processes.process_end import has_ended
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -123,32 +124,23 @@ def _reap() -> None:
 
 
 def _wait_for_end(pid: int, deadline: float) -> None:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    except (AttributeError, OSError):
+    if has_ended(pid, deadline - time.monotonic()) is None:
         time.sleep(_LOOK_AGAIN_S)
-        return
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
-    os.close(descriptor)
 
 
-# psutil is imported where it is used: it costs a cold start some milliseconds, and only an end needs it.
+# psutil is imported where it is used: that takes some 20 milliseconds, and most ends of workers and pools need it not.
 
 
 def _all() -> list[int]:
+    if os.path.exists("/proc/self"):
+        return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
     import psutil
 
     return psutil.pids()
 
 
 def _members(session: int) -> Iterator[int]:
-    import psutil
-
-    for pid in psutil.pids():
+    for pid in _all():
         try:
             if os.getsid(pid) == session:
                 yield pid
@@ -177,9 +169,11 @@ def _children(pid: int) -> list[int]:
 
 def _descendants(pid: int) -> Iterator[int]:
     """All that descends from a process and has not ended."""
+    found = _children(pid)
+    if not found:
+        return
     import psutil
 
-    found = _children(pid)
     for process in found:
         found += _children(process)
         try:

@@ -85,7 +85,7 @@ class BashCommand:
         - No shell option is set for you: without `set -o pipefail;` only the last command of a pipe decides about
           success, and without `set -e;` only the last command of a script.
         - In a list, each item is one argument (a list in it: several), and there are no fields.
-        - A text that is only a program and its arguments is started without bash; the outcome is the same.
+        - A text that is only a program and its arguments is started without bash, as bash would have done it.
 
         `stdout`, `stderr`: None captures the text (its last 16 MiB). A path, or `(path, mode)` with mode "w" (the
         default), "a" or "x", lets the command write there; both may name one file. `cwd`: where the command runs;

@@ -43,6 +43,9 @@ LINGER_S = 1.0
 #: do so, and must not take its worker with it.
 VANISH_S = 5.0
 
+#: The start of a process is known to no more than this (seconds).
+_TICK_S = 0.02
+
 #: How much of a stream an error carries.
 TAIL_BYTES = 64 * 1024
 
@@ -168,6 +171,8 @@ class Running:
         self._stderr = stderr
         # Made before it is started: an interrupt in the middle of the start must not lose the process.
         self._process: subprocess.Popen[bytes] = subprocess.Popen.__new__(subprocess.Popen)
+        #: By the clock `time.perf_counter`; 0: not yet.
+        self._started_at = 0.0
         #: By the descriptor that is read.
         self._captures = {stream.read_fd: stream for stream in (stdout, stderr) if isinstance(stream, Capture)}
 
@@ -177,11 +182,11 @@ class Running:
         """Run text with bash, or arguments as a program, and wait for the end; None if the time was up first."""
         exit_fd = -1
         try:
-            started_at = time.perf_counter()
+            self._started_at = time.perf_counter()
             self._start(command, cwd, env)
             exit_fd = _exit_fd(self._process.pid)
             if self._have_ended([exit_fd], timeout_s):
-                return self._finish(time.perf_counter() - started_at)
+                return self._finish(time.perf_counter() - self._started_at)
             self._terminate(exit_fd)
             self._kill()
             return None
@@ -200,7 +205,10 @@ class Running:
         if isinstance(command, str) and (simple := simple_command(command, cwd, env)) is not None:
             try:
                 self._start_program(simple.argv, simple.path, cwd, simple.environment)
-            except OSError:  # no program after all: bash says what is wrong, or runs a bare script
+            except OSError as error:
+                if error.filename != simple.path:  # anything else, such as what a signal's handler raises
+                    raise
+                # No program after all: bash says what is wrong, or runs a bare script.
                 self._process = subprocess.Popen.__new__(subprocess.Popen)
             else:
                 return
@@ -279,11 +287,14 @@ class Running:
         streams = [os.fstat(self._stdout.write_fd), os.fstat(self._stderr.write_fd)]
         for process in _processes():
             if process.parent == os.getpid() and process.group == process.pid:
-                with contextlib.suppress(FileNotFoundError, PermissionError):  # it ended meanwhile
+                try:
                     theirs = [os.stat(f"/proc/{process.pid}/fd/{fd}") for fd in (1, 2)]
-                    if all(map(os.path.samestat, theirs, streams)):
-                        self._process.pid = process.pid
-                        return process.pid
+                    is_ours = all(map(os.path.samestat, theirs, streams))
+                except (FileNotFoundError, PermissionError):  # it has ended, or runs as another user (sudo)
+                    is_ours = process.age_s() <= time.perf_counter() - self._started_at + _TICK_S
+                if is_ours:
+                    self._process.pid = process.pid
+                    return process.pid
         return None
 
     def _reap(self) -> tuple[int, float]:
@@ -343,6 +354,11 @@ class _Process(NamedTuple):
     pid: int
     parent: int
     group: int
+    #: When it was started, in ticks since the system was (`/proc`, so Linux).
+    started_ticks: int
+
+    def age_s(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 class _Family:
@@ -417,7 +433,7 @@ def _processes() -> Iterator[_Process]:
                 fields = file.read().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended meanwhile, or is hidden
             continue
-        yield _Process(int(pid), int(fields[1]), int(fields[2]))
+        yield _Process(int(pid), int(fields[1]), int(fields[2]), int(fields[19]))
 
 
 def _pidfd(pid: int) -> int | None:
@@ -426,8 +442,10 @@ def _pidfd(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         raise
-    except (AttributeError, OSError):  # an old kernel, not Linux, forbidden in a container
-        return None
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+            raise
+        return None  # an old kernel, not Linux, forbidden in a container
 
 
 def _exit_fd(child: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -33,6 +34,12 @@ _SYSTEM_PATH = "/usr/bin:/bin"
 
 #: Variables by which a user changes how bash starts or finds programs.
 _CHANGES_BASH = ("BASH_ENV", "BASHOPTS", "EXECIGNORE", "SHELLOPTS")
+#: A function: of bash since 4.3, as some systems mended 4.2, and on macOS. Before, it was a plain variable.
+_FUNCTIONS = ("BASH_FUNC_{}%%", "BASH_FUNC_{}()", "__BASH_FUNC<{}>()")
+_OLD_FUNCTION = "() {"
+
+#: A file or directory is not there (any more). Not any `OSError`: a signal's handler may raise `TimeoutError`.
+_GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
 
 
 class SimpleCommand(NamedTuple):
@@ -55,18 +62,19 @@ def simple_command(
         environment: what it is to have; None: that of this process.
 
     Returns:
-        What does the same, but for the variables `_`, and SHLVL and OLDPWD where bash finds none that are right.
+        What does the same, but for warnings of bash's own start (of a missing locale, say) and variables that bash sets
+        for itself: `_`, and SHLVL and OLDPWD where it finds none that are right.
     """
     argv = arguments_of(text)
     variables = os.environ if environment is None else environment
     if argv is None or is_changed(argv[0], variables):
         return None
-    path = _found(argv[0], _SYSTEM_PATH if argv[0] in _OF_BOTH else variables.get("PATH", ""))
-    if path is None:
-        return None
     try:
+        path = _found(argv[0], _SYSTEM_PATH if argv[0] in _OF_BOTH else variables.get("PATH", ""))
         pwd = _pwd(variables.get("PWD", ""), directory or os.curdir)
-    except OSError:  # the directory has been removed
+    except _GONE:
+        return None
+    if path is None:
         return None
     return SimpleCommand(path, argv, environment if pwd is None else {**variables, "PWD": pwd})
 
@@ -78,7 +86,8 @@ def arguments_of(text: str) -> tuple[str, ...] | None:
     ('sort', '-k', '2', 'my file')
     >>> arguments_of("sort *.txt | head")
     """
-    text = text.strip(" \t\n")
+    # More lines, even empty ones: then bash stays, waits for the program, and has its say about how that has ended.
+    text = text.removesuffix("\n").lstrip(" \t\n").rstrip(" \t")
     if not _PLAIN.fullmatch(text):
         return None
     program, *arguments = _WORD.findall(text)
@@ -93,11 +102,20 @@ def arguments_of(text: str) -> tuple[str, ...] | None:
 
 def is_changed(program: str, variables: Mapping[str, str]) -> bool:
     """Say whether bash would, by its environment, do anything else than start the program of this name."""
-    functions = (
-        f"BASH_FUNC_{program}%%",
-        f"BASH_FUNC_{program}()",
-    )  # of bash since 4.3, and as some systems mended 4.2
-    return any(name in variables for name in (*_CHANGES_BASH, *functions))
+    functions = (function.format(program) for function in _FUNCTIONS)
+    return (
+        any(name in variables for name in (*_CHANGES_BASH, *functions))
+        or variables.get(program, "").startswith(_OLD_FUNCTION)
+        or _reads_startup_file(variables)
+    )
+
+
+def _reads_startup_file(variables: Mapping[str, str]) -> bool:
+    """Say whether bash takes itself for the first shell of an ssh connection: there many builds read `~/.bashrc`."""
+    if not ("SSH_CLIENT" in variables or "SSH2_CLIENT" in variables):
+        return False
+    level = variables.get("SHLVL", "")
+    return not (level.isdecimal() and int(level) >= 1)
 
 
 def _found(program: str, search_path: str) -> str | None:
@@ -107,8 +125,8 @@ def _found(program: str, search_path: str) -> str | None:
     for directory in search_path.split(os.pathsep):
         if not directory.startswith("/"):
             return None
-        path = f"{directory}/{program}"
-        if os.access(path, os.X_OK) and not os.path.isdir(path):
+        path = os.path.join(directory, program)
+        if os.access(path, os.X_OK) and not stat.S_ISDIR(os.stat(path).st_mode):
             return path
     return None
 
@@ -118,6 +136,6 @@ def _pwd(told: str, directory: str) -> str | None:
     try:
         if told.startswith("/") and os.path.samefile(told, directory):
             return None
-    except FileNotFoundError:
+    except _GONE:
         pass
     return os.path.realpath(directory, strict=True)

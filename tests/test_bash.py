@@ -878,22 +878,24 @@ def test_an_exception_in_the_worker_kills_the_command(number: signal.Signals, tm
 
 
 @live
-def test_an_interrupt_in_the_middle_of_the_start_loses_no_child():
-    """The signal comes at each of the first moments of a call."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+@pytest.mark.parametrize("text", ["sleep 1000", "sleep 1000; true"])
+def test_an_interrupt_in_the_middle_of_the_start_loses_no_child(text: str, error: type[BaseException]):
+    """The signal comes at each of the first moments, of a program and of bash; its error may be an OSError."""
 
     def interrupt(number: int, frame: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)  # or the next one strikes while the first is coped with
-        raise KeyboardInterrupt
+        raise error
 
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     known = children.read_text()
     previous = signal.signal(signal.SIGALRM, interrupt)
     try:
         for microseconds in range(100, 4000, 150):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(error):
                 # Again after a while: what comes just before a system call does not interrupt that call.
                 signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 2.0)
-                bash("sleep 1000")
+                bash(text)
             assert children.read_text() == known
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -13,9 +13,16 @@ from hypothesis import strategies as st
 
 from hpcpool import bash_process
 from hpcpool.bash import BashCommand, BashResult, run_bash
-from hpcpool.simple_command import _OF_BASH, arguments_of, is_changed, simple_command
+from hpcpool.simple_command import _CHANGES_BASH, _OF_BASH, arguments_of, is_changed, simple_command
 
 live = pytest.mark.live
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing changes how bash starts, whatever is set where the tests run."""
+    for name in (*_CHANGES_BASH, "SSH_CLIENT", "SSH2_CLIENT"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +30,7 @@ live = pytest.mark.live
     [
         ("hostname", ("hostname",)),
         ("  sort -k 2\t-n \n", ("sort", "-k", "2", "-n")),
+        ("\n  ls", ("ls",)),
         ("cat 'my file' ''", ("cat", "my file", "")),
         ("cat 'a\nb' x'y'z", ("cat", "a\nb", "xyz")),
         ("grep '$HOME *.txt \"' file", ("grep", '$HOME *.txt "', "file")),
@@ -41,6 +49,8 @@ def test_the_arguments_of_a_simple_command(text: str, words: tuple[str, ...]):
     [
         "",
         "   ",
+        "ls\n\n",
+        "ls\n  ",
         "ls | wc",
         "ls; ls",
         "ls\nls",
@@ -79,10 +89,27 @@ def test_what_needs_bash(text: str):
     assert arguments_of(text) is None
 
 
-def test_what_changes_bash_is_heeded():
-    assert not is_changed("module", {"PATH": "/bin", "BASH_FUNC_modul%%": "() { :; }"})
-    for name in ("BASH_FUNC_module%%", "BASH_FUNC_module()", "BASH_ENV", "SHELLOPTS", "BASHOPTS", "EXECIGNORE"):
-        assert is_changed("module", {"PATH": "/bin", name: "x"})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: "x"} for name in ("BASH_ENV", "BASHOPTS", "EXECIGNORE", "SHELLOPTS")),
+        *(
+            {name: "() { :; }"}
+            for name in ("BASH_FUNC_module%%", "BASH_FUNC_module()", "__BASH_FUNC<module>()", "module")
+        ),
+        *({"SSH_CLIENT": "10.0.0.1 1 22", **level} for level in ({}, {"SHLVL": "0"}, {"SHLVL": "-1"}, {"SHLVL": "x"})),
+        {"SSH2_CLIENT": "10.0.0.1 1 22"},
+    ],
+)
+def test_what_changes_bash_is_heeded(changes: dict[str, str]):
+    assert is_changed("module", {"PATH": "/bin", **changes})
+
+
+@pytest.mark.parametrize(
+    "variables", [{"BASH_FUNC_modul%%": "() { :; }"}, {"module": "x"}, {"SSH_CLIENT": "10.0.0.1 1 22", "SHLVL": "1"}]
+)
+def test_what_does_not_change_bash_is_not_heeded(variables: dict[str, str]):
+    assert not is_changed("module", {"PATH": "/bin", **variables})
 
 
 @live
@@ -174,6 +201,35 @@ def test_a_function_of_the_environment_is_called(tmp_path: Path):
 def test_what_bash_is_to_read_first_is_read(tmp_path: Path):
     (tmp_path / "init").write_text("export SEEN=yes")
     assert bash("printenv SEEN", env={"BASH_ENV": str(tmp_path / "init")}).stdout == "yes\n"
+
+
+@live
+@pytest.mark.parametrize("level", ["0", "1", "2"])
+def test_the_startup_file_of_an_ssh_session_is_read_if_bash_reads_it(level: str, tmp_path: Path):
+    (tmp_path / ".bashrc").write_text("export SEEN=yes")
+    changes = {"HOME": str(tmp_path), "SSH_CLIENT": "10.0.0.1 1 22", "SHLVL": level, "SEEN": "no"}
+    told = subprocess.run(
+        ["bash", "-c", "printenv SEEN"], env={**os.environ, **changes}, capture_output=True, text=True, check=True
+    )
+    assert bash("printenv SEEN", env=changes).stdout == told.stdout
+
+
+@live
+def test_a_program_is_called_by_the_name_that_bash_would_call_it_by(tmp_path: Path):
+    program(tmp_path, "script", "#!/bin/sh\necho $0")
+    env = {"PATH": f"{tmp_path}/:{os.environ['PATH']}"}
+    assert bash("script", env=env).stdout == bash("script; true", env=env).stdout == f"{tmp_path}/script\n"
+
+
+@live
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n  ", "  "])
+def test_an_end_by_a_signal_is_told_as_bash_tells_it(end: str):
+    """Behind another line bash waits for the program, and then says 137."""
+    text = "sh -c 'kill -9 $$'" + end
+    told = subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+    result = bash(text, check=False)
+    assert result.returncode == told.returncode
+    assert bool(result.stderr) == bool(told.stderr)
 
 
 @live

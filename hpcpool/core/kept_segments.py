@@ -60,6 +60,8 @@ class KeptSegments:
         self._asked_bytes = 0
         self._segments: dict[str, _Segment] = {}
         self._nodes: dict[bytes, _Node] = {}
+        #: Those of which something may be to be asked for; who was asked longest ago comes first.
+        self._wanted: dict[bytes, None] = {}
 
     def __bool__(self) -> bool:
         return bool(self._segments)
@@ -91,6 +93,7 @@ class KeptSegments:
         if not segment.is_wanted:
             segment.is_wanted = True
             self._nodes[segment.node].queue.append(path)
+            self._wanted.setdefault(segment.node)
 
     def want_all(self, node: bytes) -> None:
         """Have all fetched that is only at this node."""
@@ -99,10 +102,17 @@ class KeptSegments:
 
     def fetches(self) -> list[Fetch]:
         """Return what is to be asked for now; it counts as asked for from then on."""
-        asked = [Fetch(name, paths) for name, node in self._nodes.items() if node.queue and (paths := self._next(node))]
-        if len(self._nodes) > 1:
-            for fetch in asked:  # the others come first next time
-                self._nodes[fetch.node] = self._nodes.pop(fetch.node)
+        asked: list[Fetch] = []
+        for name in list(self._wanted):
+            if self._asked_bytes >= self._total_bytes:
+                break
+            node = self._nodes[name]
+            if paths := self._next(node):
+                asked.append(Fetch(name, paths))
+            if paths or not node.queue:
+                del self._wanted[name]
+            if paths and node.queue:
+                self._wanted[name] = None
         return asked
 
     def _next(self, node: _Node) -> list[str]:
@@ -149,6 +159,7 @@ class KeptSegments:
         known = self._nodes.pop(node, None)
         if known is None:
             return []
+        self._wanted.pop(node, None)
         self._asked_bytes -= known.asked_bytes
         return [path for path in sorted(known.paths) if not self._segments[path].is_here]
 

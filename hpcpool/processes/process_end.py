@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import select
-import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 
 def has_ended(pid: int, within_s: float) -> bool | None:
@@ -37,6 +40,8 @@ def has_child_ended(child: subprocess.Popen[bytes], within_s: float) -> bool:
     ended = has_ended(child.pid, within_s)
     if ended is False:
         return False
+    import subprocess  # whoever has a child has it; a fork server does without
+
     try:
         child.wait(None if ended else within_s)
     except subprocess.TimeoutExpired:

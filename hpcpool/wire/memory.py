@@ -35,7 +35,7 @@ _release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
 _release_buffer.restype = None
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
-#: From this size on threads are worth their start (some 50 microseconds each).
+#: From this size on threads are worth their start (some 50 microseconds each, if no other thread computes).
 _LARGE_BYTES = 16 * 1024 * 1024
 #: What a thread takes at once: little enough that all end at nearly the same time.
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -63,26 +63,36 @@ def is_same(first: Any, second: Any, nbytes: int) -> bool:
     if nbytes < _LARGE_BYTES:
         return not _memcmp(*begins, nbytes)
     pieces = collections.deque(range(0, nbytes, _PIECE_BYTES))
-    helpers: list[threading.Thread] = []
-    differences: list[int] = []
+    count = len(pieces)
+    equal: list[int] = []
+    # The memory stays where it is while a thread looks at it, even if this one is interrupted and does not wait for it.
+    held = (memoryview(first), memoryview(second))
 
-    def compare() -> None:
+    def compare(_held: object = held) -> None:
         with contextlib.suppress(IndexError):  # none is left
             while True:
                 piece = pieces.popleft()
                 if _memcmp(*(begin + piece for begin in begins), min(_PIECE_BYTES, nbytes - piece)):
-                    differences.append(piece)
                     pieces.clear()
+                    return
+                equal.append(piece)
 
+    helpers = [
+        threading.Thread(target=compare, name="hpcpool compare", daemon=True)
+        for _ in range(1, min(_MOST_THREADS, _cores()))
+    ]
     try:
         with contextlib.suppress(RuntimeError):  # no more threads: at the end of the program, or by a limit
-            for _ in range(min(_MOST_THREADS, os.cpu_count() or 1) - 1):
-                helper = threading.Thread(target=compare, name="hpcpool compare", daemon=True)
+            for helper in helpers:
                 helper.start()
-                helpers.append(helper)
         compare()
     finally:
         pieces.clear()
         for helper in helpers:
-            helper.join()
-    return not differences
+            if helper.ident is not None:
+                helper.join()
+    return len(equal) == count
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

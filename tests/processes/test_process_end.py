@@ -8,12 +8,15 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from hpcpool.processes.process_end import has_child_ended, has_ended
 
 pytestmark = pytest.mark.live
+
+with_pidfds = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system has no pidfds")
 
 
 @pytest.fixture
@@ -31,19 +34,22 @@ def end(child: subprocess.Popen[bytes]) -> None:
     child.stdin.close()
 
 
+@with_pidfds
 def test_one_that_runs_has_not_ended(child: subprocess.Popen[bytes]):
     assert has_ended(child.pid, 0.0) is False
     assert not has_child_ended(child, 0.01)
 
 
+@with_pidfds
 def test_its_end_wakes_who_waits(child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch):
     """Nobody sleeps and looks again."""
-    monkeypatch.setattr("time.sleep", None)
+    monkeypatch.setattr(subprocess, "time", SimpleNamespace(sleep=None))
     threading.Timer(0.2, end, [child]).start()
     assert has_child_ended(child, 60.0)
     assert child.returncode == 1
 
 
+@with_pidfds
 def test_one_that_has_been_reaped_has_ended(child: subprocess.Popen[bytes]):
     end(child)
     child.wait()
@@ -66,6 +72,7 @@ def test_without_pidfds_a_child_is_waited_for_all_the_same(
     assert child.returncode == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/thread-self/children"), reason="the kernel does not tell of children")
 def test_an_ordinary_end_needs_no_psutil():
     """It takes longer to import than all the rest of an end."""
     code = """

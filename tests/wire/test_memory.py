@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
@@ -37,12 +38,34 @@ def test_each_piece_of_a_large_buffer_is_compared(place: int):
     assert not memory.is_same(first, second, LARGE)
 
 
-def test_no_thread_is_left():
-    before = threading.active_count()
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_cores", lambda: 4)
+
+
+def helpers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "hpcpool compare"]
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_several_threads_compare_and_none_is_left(monkeypatch: pytest.MonkeyPatch):
+    seen: set[int] = set()
+    together = threading.Barrier(4)
+    compare = memory._memcmp
+
+    def noting(*arguments: int) -> int:
+        if threading.get_ident() not in seen:
+            seen.add(threading.get_ident())
+            together.wait(60.0)
+        return int(compare(*arguments))
+
+    monkeypatch.setattr(memory, "_memcmp", noting)
     assert memory.is_same(bytes(LARGE), bytes(LARGE), LARGE)
-    assert threading.active_count() == before
+    assert len(seen) == 4
+    assert helpers() == []
 
 
+@pytest.mark.usefixtures("four_cores")
 def test_without_more_threads_it_is_compared_by_one(monkeypatch: pytest.MonkeyPatch):
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -52,3 +75,54 @@ def test_without_more_threads_it_is_compared_by_one(monkeypatch: pytest.MonkeyPa
     assert memory.is_same(bytes(LARGE), other, LARGE)
     other[-1] = 1
     assert not memory.is_same(bytes(LARGE), other, LARGE)
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_an_interrupt_leaves_no_thread_at_memory_that_is_freed(monkeypatch: pytest.MonkeyPatch):
+    """It comes when the second helper has just begun, and again while the first is waited for."""
+    gate = threading.Event()
+    compare, start = memory._memcmp, threading.Thread.start
+    begun: list[threading.Thread] = []
+
+    def waiting(*arguments: int) -> int:
+        gate.wait(60.0)
+        return int(compare(*arguments))
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        begun.append(thread)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+
+    def interrupted_again(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "_memcmp", waiting)
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    buffer = bytearray(LARGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "join", interrupted_again)
+        with pytest.raises(KeyboardInterrupt):
+            memory.is_same(buffer, bytes(LARGE), LARGE)
+    with pytest.raises(BufferError):  # they still look at it
+        buffer.clear()
+    gate.set()
+    for thread in begun:
+        thread.join()
+    gc.collect()
+    buffer.clear()
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_a_helper_that_fails_makes_no_buffers_the_same(monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: int) -> int:
+        if threading.current_thread().name == "hpcpool compare":
+            failed.set()
+            raise MemoryError
+        failed.wait(60.0)
+        return 0
+
+    failed = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(memory, "_memcmp", failing)
+    assert not memory.is_same(bytes(LARGE), bytes(LARGE), LARGE)

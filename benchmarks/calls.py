@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from typing import Any
@@ -55,3 +56,9 @@ def pause(duration_s: float) -> None:
 def run_bash(command: str) -> int:
     """Run a bash command and capture its output, as somebody does whose pool knows nothing of commands."""
     return subprocess.run(["bash", "-c", command], check=True, capture_output=True).returncode
+
+
+def spawn_bash(count: int) -> None:
+    """Run `bash -c true` so many times, one after the other, with as little around it as can be."""
+    for _ in range(count):
+        os.waitpid(os.posix_spawnp("bash", ["bash", "-c", "true"], os.environ), 0)

@@ -236,11 +236,13 @@ def _sum_of_ones(peer: Peer, leaves: int) -> int:
 
 
 def bash_true(setting: Setting) -> dict[str, float]:
-    """The command `true`, run by bash, all submitted at once."""
+    """The command `true`, all submitted at once; then as many that each worker starts by itself, in one call."""
+    share = setting.size // setting.workers
     with warm_peer(setting) as peer:
         peer.gather([peer.bash("true")])
         elapsed_s = _timed(lambda: peer.gather([peer.bash("true") for _ in range(setting.size)]))
-    return {"bash": setting.size / elapsed_s}
+        bare_s = _timed(lambda: peer.gather([peer.submit(calls.spawn_bash, share) for _ in range(setting.workers)]))
+    return {"bash": setting.size / elapsed_s, "bash_of_bare": bare_s / elapsed_s}
 
 
 def idle(setting: Setting) -> dict[str, float]:
@@ -362,8 +364,11 @@ WORKS = {
         ),
         Work(
             "bash",
-            Sizes(fast=500, slow=500, quick=20),
-            (_rate("bash", "bash `true`"),),
+            Sizes(fast=1_000, slow=1_000, quick=20),
+            (
+                _rate("bash", "bash `true`"),
+                _rate("bash_of_bare", "the same, of a bare loop of posix_spawn", Unit.FRACTION),
+            ),
             bash_true,
         ),
         Work(

@@ -15,6 +15,8 @@ from hpcpool import bash_process
 from hpcpool.bash import BashCommand, BashResult, run_bash
 from hpcpool.simple_command import _CHANGES_BASH, _OF_BASH, arguments_of, is_changed, simple_command
 
+#: How bash reads a text does not depend on the Python.
+pytestmark = pytest.mark.once
 live = pytest.mark.live
 
 

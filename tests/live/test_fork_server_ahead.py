@@ -10,7 +10,7 @@ import pytest
 from hpcpool import Config, HPCPoolExecutor, NodePool
 from hpcpool.providers import LocalProvider
 from tests.live.folder_system import folder_system
-from tests.live.processes import Pool, executor, until
+from tests.live.processes import Pool, executor, until, until_heard
 
 pytestmark = pytest.mark.live
 
@@ -36,4 +36,5 @@ def test_none_is_started_where_no_node_is_hosted(monkeypatch, tmp_path):
 def test_one_that_is_not_wanted_goes_with_the_interchange():
     with HPCPoolExecutor(Config(NodePool(LocalProvider(), init_blocks=0))) as pool:
         pool.scale(0)  # the pool starts, and no block with it
+        until_heard(pool)
         until(lambda: Pool.below(os.getpid()).of_role("fork-server"), "the fork server")

@@ -237,12 +237,13 @@ def _sum_of_ones(peer: Peer, leaves: int) -> int:
 
 def bash_true(setting: Setting) -> dict[str, float]:
     """The command `true`, all submitted at once; then as many that each worker starts by itself, in one call."""
-    share = setting.size // setting.workers
+    share = max(1, setting.size // setting.workers)
     with warm_peer(setting) as peer:
         peer.gather([peer.bash("true")])
         elapsed_s = _timed(lambda: peer.gather([peer.bash("true") for _ in range(setting.size)]))
         bare_s = _timed(lambda: peer.gather([peer.submit(calls.spawn_bash, share) for _ in range(setting.workers)]))
-    return {"bash": setting.size / elapsed_s, "bash_of_bare": bare_s / elapsed_s}
+    rate, bare_rate = setting.size / elapsed_s, share * setting.workers / bare_s
+    return {"bash": rate, "bash_of_bare": rate / bare_rate}
 
 
 def idle(setting: Setting) -> dict[str, float]:

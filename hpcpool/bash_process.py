@@ -43,9 +43,6 @@ LINGER_S = 1.0
 #: do so, and must not take its worker with it.
 VANISH_S = 5.0
 
-#: The start of a process is known to no more than this (seconds).
-_TICK_S = 0.02
-
 #: How much of a stream an error carries.
 TAIL_BYTES = 64 * 1024
 
@@ -171,8 +168,6 @@ class Running:
         self._stderr = stderr
         # Made before it is started: an interrupt in the middle of the start must not lose the process.
         self._process: subprocess.Popen[bytes] = subprocess.Popen.__new__(subprocess.Popen)
-        #: By the clock `time.perf_counter`; 0: not yet.
-        self._started_at = 0.0
         #: By the descriptor that is read.
         self._captures = {stream.read_fd: stream for stream in (stdout, stderr) if isinstance(stream, Capture)}
 
@@ -182,11 +177,11 @@ class Running:
         """Run text with bash, or arguments as a program, and wait for the end; None if the time was up first."""
         exit_fd = -1
         try:
-            self._started_at = time.perf_counter()
+            started_at = time.perf_counter()
             self._start(command, cwd, env)
             exit_fd = _exit_fd(self._process.pid)
             if self._have_ended([exit_fd], timeout_s):
-                return self._finish(time.perf_counter() - self._started_at)
+                return self._finish(time.perf_counter() - started_at)
             self._terminate(exit_fd)
             self._kill()
             return None
@@ -287,14 +282,11 @@ class Running:
         streams = [os.fstat(self._stdout.write_fd), os.fstat(self._stderr.write_fd)]
         for process in _processes():
             if process.parent == os.getpid() and process.group == process.pid:
-                try:
+                with contextlib.suppress(FileNotFoundError, PermissionError):  # it ended meanwhile
                     theirs = [os.stat(f"/proc/{process.pid}/fd/{fd}") for fd in (1, 2)]
-                    is_ours = all(map(os.path.samestat, theirs, streams))
-                except (FileNotFoundError, PermissionError):  # it has ended, or runs as another user (sudo)
-                    is_ours = process.age_s() <= time.perf_counter() - self._started_at + _TICK_S
-                if is_ours:
-                    self._process.pid = process.pid
-                    return process.pid
+                    if all(map(os.path.samestat, theirs, streams)):
+                        self._process.pid = process.pid
+                        return process.pid
         return None
 
     def _reap(self) -> tuple[int, float]:
@@ -354,11 +346,6 @@ class _Process(NamedTuple):
     pid: int
     parent: int
     group: int
-    #: When it was started, in ticks since the system was (`/proc`, so Linux).
-    started_ticks: int
-
-    def age_s(self) -> float:
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 class _Family:
@@ -433,7 +420,7 @@ def _processes() -> Iterator[_Process]:
                 fields = file.read().rpartition(b")")[2].split()
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # it ended meanwhile, or is hidden
             continue
-        yield _Process(int(pid), int(fields[1]), int(fields[2]), int(fields[19]))
+        yield _Process(int(pid), int(fields[1]), int(fields[2]))
 
 
 def _pidfd(pid: int) -> int | None:

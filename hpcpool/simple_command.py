@@ -37,9 +37,8 @@ _CHANGES_BASH = ("BASH_ENV", "BASHOPTS", "EXECIGNORE", "SHELLOPTS")
 #: A function: of bash since 4.3, as some systems mended 4.2, and on macOS. Before, it was a plain variable.
 _FUNCTIONS = ("BASH_FUNC_{}%%", "BASH_FUNC_{}()", "__BASH_FUNC<{}>()")
 _OLD_FUNCTION = "() {"
-
-#: A file or directory is not there (any more). Not any `OSError`: a signal's handler may raise `TimeoutError`.
-_GONE = (FileNotFoundError, NotADirectoryError, PermissionError)
+#: From this SHLVL on bash begins anew.
+_TOO_HIGH = 999
 
 
 class SimpleCommand(NamedTuple):
@@ -72,7 +71,9 @@ def simple_command(
     try:
         path = _found(argv[0], _SYSTEM_PATH if argv[0] in _OF_BOTH else variables.get("PATH", ""))
         pwd = _pwd(variables.get("PWD", ""), directory or os.curdir)
-    except _GONE:
+    except OSError as error:
+        if error.errno is None:  # not of the system: a signal's handler has raised it, `TimeoutError` say
+            raise
         return None
     if path is None:
         return None
@@ -115,7 +116,7 @@ def _reads_startup_file(variables: Mapping[str, str]) -> bool:
     if not ("SSH_CLIENT" in variables or "SSH2_CLIENT" in variables):
         return False
     level = variables.get("SHLVL", "")
-    return not (level.isdecimal() and int(level) >= 1)
+    return not (level.isascii() and level.isdecimal() and 1 <= int(level) < _TOO_HIGH)
 
 
 def _found(program: str, search_path: str) -> str | None:
@@ -136,6 +137,7 @@ def _pwd(told: str, directory: str) -> str | None:
     try:
         if told.startswith("/") and os.path.samefile(told, directory):
             return None
-    except _GONE:
-        pass
+    except OSError as error:
+        if error.errno is None:
+            raise
     return os.path.realpath(directory, strict=True)

@@ -101,6 +101,7 @@ def test_what_needs_bash(text: str):
         ),
         *({"SSH_CLIENT": "10.0.0.1 1 22", **level} for level in ({}, {"SHLVL": "0"}, {"SHLVL": "-1"}, {"SHLVL": "x"})),
         {"SSH2_CLIENT": "10.0.0.1 1 22"},
+        {"SSH_CLIENT": "10.0.0.1 1 22", "SHLVL": "999"},
     ],
 )
 def test_what_changes_bash_is_heeded(changes: dict[str, str]):
@@ -278,6 +279,22 @@ def test_the_environment_is_that_which_bash_would_give(
 def _variables(text: str | None) -> set[str]:
     # Some modules (readline) set COLUMNS and LINES where os.environ does not see them, and a changed copy lacks them.
     return {line for line in (text or "").splitlines() if not line.startswith(("_=", "COLUMNS=", "LINES="))}
+
+
+@live
+def test_a_pwd_that_cannot_be_looked_at_is_set_right(tmp_path: Path):
+    """As on a file system that does not answer any more."""
+    assert bash("printenv PWD", cwd=tmp_path, env={"PWD": "/" + "a" * 300}).stdout == f"{tmp_path}\n"
+
+
+def test_an_error_of_a_signal_s_handler_is_not_taken_for_the_system_s(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_: object) -> bool:
+        raise TimeoutError("of a handler")
+
+    for name in ("access", "stat"):
+        with monkeypatch.context() as patch, pytest.raises(TimeoutError, match="of a handler"):
+            patch.setattr(os, name, interrupted)
+            simple_command("env", None)
 
 
 @live

@@ -80,16 +80,18 @@ def test_without_more_threads_it_is_compared_by_one(monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("four_cores")
 def test_an_interrupt_leaves_no_thread_at_memory_that_is_freed(monkeypatch: pytest.MonkeyPatch):
     """It comes when the second helper has just begun, and again while the first is waited for."""
-    gate = threading.Event()
+    gate, looking = threading.Event(), threading.Semaphore(0)
     compare, start = memory._memcmp, threading.Thread.start
     begun: list[threading.Thread] = []
 
     def waiting(*arguments: int) -> int:
+        looking.release()
         gate.wait(60.0)
         return int(compare(*arguments))
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
+        assert looking.acquire(timeout=60.0)
         begun.append(thread)
         if len(begun) == 2:
             raise KeyboardInterrupt
@@ -104,6 +106,7 @@ def test_an_interrupt_leaves_no_thread_at_memory_that_is_freed(monkeypatch: pyte
         patch.setattr(threading.Thread, "join", interrupted_again)
         with pytest.raises(KeyboardInterrupt):
             memory.is_same(buffer, bytes(LARGE), LARGE)
+    gc.collect()
     with pytest.raises(BufferError):  # they still look at it
         buffer.clear()
     gate.set()

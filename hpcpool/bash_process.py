@@ -174,7 +174,7 @@ class Running:
     def run(
         self, command: str | tuple[str, ...], cwd: str | None, env: dict[str, str] | None, timeout_s: float | None
     ) -> Ended | None:
-        """Run text with bash, or arguments as a program, and wait for the end; None if the time was up first."""
+        """Run text as bash would, or arguments as a program, and wait for the end; None if the time was up first."""
         exit_fd = -1
         try:
             started_at = time.perf_counter()
@@ -203,7 +203,8 @@ class Running:
             except OSError as error:
                 if error.filename != simple.path:  # anything else, such as what a signal's handler raises
                     raise
-                # No program after all: bash says what is wrong, or runs a bare script.
+                # No program after all: bash says what is wrong, or runs a bare script. The old object has the number of
+                # a child that is gone; an interrupt now would signal it.
                 self._process = subprocess.Popen.__new__(subprocess.Popen)
             else:
                 return

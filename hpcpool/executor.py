@@ -187,7 +187,7 @@ class HPCPoolExecutor(Calls):
 
         Args:
             wait: return when nothing of the pool is left; False: return at once, pending calls still run.
-            cancel_futures: cancel what does not run yet.
+            cancel_futures: cancel what does not run yet, but for the oldest calls, as many as there are workers.
         """
         with lifecycle.fork_lock:
             self._is_shut_down = True

@@ -3,7 +3,7 @@
 To start a shell takes longer than many a short command, and most commands are a program and its arguments.
 GNU make (https://www.gnu.org/software/make/manual/html_node/Execution.html) and Perl's `system`
 (https://perldoc.perl.org/functions/system) leave the shell out in the same way. Whatever could make a difference is
-left to bash: the functions here then return None.
+left to bash: `simple_command` then returns None.
 """
 
 from __future__ import annotations

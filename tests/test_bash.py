@@ -887,9 +887,8 @@ def test_an_interrupt_in_the_middle_of_the_start_loses_no_child(text: str, error
         signal.setitimer(signal.ITIMER_REAL, 0)  # or the next one strikes while the first is coped with
         raise error
 
-    bash(
-        "true; true"
-    )  # where bash is, is looked for only once: functions of the standard library would swallow an error
+    # Where bash is, is looked for only once, by functions of the standard library that would swallow an error.
+    bash("true; true")
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     known = children.read_text()
     previous = signal.signal(signal.SIGALRM, interrupt)

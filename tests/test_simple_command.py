@@ -192,8 +192,9 @@ def test_echo_is_not_whatever_has_that_name(tmp_path: Path):
 
 
 @live
-def test_a_function_of_the_environment_is_called(tmp_path: Path):
+def test_a_function_of_the_environment_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`module` is one at many sites."""
+    monkeypatch.delenv("BASH_FUNC_module%%", raising=False)
     program(tmp_path, "module", "#!/bin/sh\necho a program")
     function = {"BASH_FUNC_module%%": "() { echo a function; }"}
     assert bash("module load x", env=with_programs_of(tmp_path)).stdout == "a program\n"

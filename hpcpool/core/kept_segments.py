@@ -60,7 +60,7 @@ class KeptSegments:
         self._asked_bytes = 0
         self._segments: dict[str, _Segment] = {}
         self._nodes: dict[bytes, _Node] = {}
-        #: Those of which something may be to be asked for; who was asked longest ago comes first.
+        #: The nodes whose queue is not empty; who has waited longest for a turn comes first.
         self._wanted: dict[bytes, None] = {}
 
     def __bool__(self) -> bool:
@@ -111,8 +111,8 @@ class KeptSegments:
                 asked.append(Fetch(name, paths))
             if paths or not node.queue:
                 del self._wanted[name]
-            if paths and node.queue:
-                self._wanted[name] = None
+                if node.queue:
+                    self._wanted[name] = None
         return asked
 
     def _next(self, node: _Node) -> list[str]:

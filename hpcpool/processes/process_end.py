@@ -20,7 +20,9 @@ def has_ended(pid: int, within_s: float) -> bool | None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return True
-    except (AttributeError, OSError):
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+            raise
         return None
     try:
         poll = select.poll()

@@ -95,4 +95,5 @@ def is_same(first: Any, second: Any, nbytes: int) -> bool:
 
 
 def _cores() -> int:
+    # Of this process, whatever PYTHON_CPU_COUNT says: that is how many workers are wanted.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

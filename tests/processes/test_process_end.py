@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_one_that_has_been_reaped_has_ended(child: subprocess.Popen[bytes]):
     assert has_ended(child.pid, 60.0)
 
 
-@pytest.mark.parametrize("error", [OSError("no such call"), AttributeError("pidfd_open")])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSYS, "no such call"), AttributeError("pidfd_open")])
 def test_without_pidfds_a_child_is_waited_for_all_the_same(
     child: subprocess.Popen[bytes], error: Exception, monkeypatch: pytest.MonkeyPatch
 ):
@@ -70,6 +71,17 @@ def test_without_pidfds_a_child_is_waited_for_all_the_same(
     end(child)
     assert has_child_ended(child, 60.0)
     assert child.returncode == 1
+
+
+def test_what_a_signal_s_handler_raises_is_not_swallowed(
+    child: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    def interrupted(_: int) -> int:
+        raise TimeoutError("of a handler")
+
+    monkeypatch.setattr(os, "pidfd_open", interrupted, raising=False)
+    with pytest.raises(TimeoutError, match="of a handler"):
+        has_child_ended(child, 60.0)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/thread-self/children"), reason="the kernel does not tell of children")

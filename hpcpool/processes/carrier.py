@@ -13,7 +13,7 @@ from typing import Any
 
 from hpcpool.core.segment_cache import IDLE_BYTES, LADEN_BYTES, SegmentCache
 from hpcpool.processes.connection import node_prefix
-from hpcpool.wire import segments
+from hpcpool.wire import segment_files
 from hpcpool.wire.messages import Define, Drop, Fetched, MessageError, Outcome, Place, Task, deal_frames
 from hpcpool.wire.packing import references, segments_in
 
@@ -95,7 +95,7 @@ class Carrier:
         for (path, _), reference in found.items():
             if path in missing:
                 try:
-                    carried.append((Place(reference), [segments.content_of(self._run_directory, reference)]))
+                    carried.append((Place(reference), [segment_files.content_of(self._run_directory, reference)]))
                 except (OSError, ValueError) as error:  # its task has just been cancelled, or fails and says so
                     cache.lacking(path)
                     log.warning("segment=%s cannot be sent: %s", path, error)
@@ -136,10 +136,10 @@ class Carrier:
             OSError: there is no room for it.
         """
         try:
-            path, _ = segments.path_of(message.reference)
+            path, _ = segment_files.path_of(message.reference)
             if not _is_of(block, path):
                 raise ValueError(f"{path} is not a name that it may use")
-            segments.place(self._run_directory, message.reference, frames[0])
+            segment_files.place(self._run_directory, message.reference, frames[0])
         except (ValueError, IndexError) as error:
             raise MessageError(f"a segment that is none: {error}") from error
 
@@ -163,8 +163,8 @@ def with_segments(
         if type(message) is Outcome and message.layout and not message.is_kept:
             for reference in references(message.data, message.layout):
                 all_messages.append(Place(reference))
-                all_frames.append(segments.content_of(run_directory, reference))
-                segments.discard(run_directory, [reference])
+                all_frames.append(segment_files.content_of(run_directory, reference))
+                segment_files.discard(run_directory, [reference])
         all_messages.append(message)
         all_frames.extend(its_frames)
     return all_messages, all_frames
@@ -172,8 +172,8 @@ def with_segments(
 
 def fetched(run_directory: str, reference: bytes) -> tuple[Fetched, list[Any]]:
     """The manager's side: return the content of a segment that is kept here, or why it cannot be had."""
-    path, _ = segments.path_of(reference)
+    path, _ = segment_files.path_of(reference)
     try:
-        return Fetched(path, frames=1), [segments.content_of(run_directory, reference)]
+        return Fetched(path, frames=1), [segment_files.content_of(run_directory, reference)]
     except OSError as error:
         return Fetched(path, str(error)), []

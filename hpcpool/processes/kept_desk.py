@@ -12,7 +12,7 @@ from typing import Any
 
 from hpcpool.core.kept_segments import KeptSegments
 from hpcpool.core.scheduler import Scheduler
-from hpcpool.wire import segments
+from hpcpool.wire import segment_files
 from hpcpool.wire.messages import Drop, Fetch, Fetched, MessageError, Outcome, Status, Struct, Task
 from hpcpool.wire.packing import segments_in
 
@@ -78,14 +78,14 @@ class KeptDesk:
     def on_client(self, message: Fetch | Drop) -> None:
         """The client needs the content of segments, or does not need segments any more."""
         if isinstance(message, Fetch):
-            for path in (segments.path_of(reference)[0] for reference in message.references):
+            for path in (segment_files.path_of(reference)[0] for reference in message.references):
                 if self._segments.is_known(path):
                     self._segments.want(path)
                 else:
                     self._say(Fetched(path, "kept at its node, and is not known any more"))
             self._fetch()
             return
-        segments.drop(self._run_directory, filter(self._segments.is_known, message.paths))
+        segment_files.drop(self._run_directory, filter(self._segments.is_known, message.paths))
         for path in message.paths:
             self._references.pop(path, None)
         for node, paths in self._segments.let_go(message.paths).items():
@@ -147,7 +147,7 @@ class KeptDesk:
 
     def _place(self, path: str, frames: Sequence[Any]) -> None:
         try:
-            segments.place(self._run_directory, self._references[path], frames[0])
+            segment_files.place(self._run_directory, self._references[path], frames[0])
         except (ValueError, IndexError) as error:
             raise MessageError(f"a segment that is none: {error}") from error
         except OSError as error:

@@ -17,7 +17,8 @@ from typing import Protocol
 from hpcpool.processes.incoming import Incoming
 from hpcpool.wire.messages import Drop, Fetch, Fetched, Outcome, Struct
 from hpcpool.wire.packing import discard, segments_in
-from hpcpool.wire.segments import Buffer, Segment, SegmentStore
+from hpcpool.wire.segment_files import Buffer
+from hpcpool.wire.segments import Segment, SegmentStore
 
 
 class _Client(Protocol):

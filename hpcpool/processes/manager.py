@@ -32,9 +32,8 @@ from hpcpool.processes.memory import usable_memory_bytes
 from hpcpool.processes.node_name import node_name
 from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
-from hpcpool.processes.worker import READY, segment_maker
+from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
-from hpcpool.wire import segments, staged
 from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.messages import (
@@ -61,7 +60,8 @@ from hpcpool.wire.messages import (
     Withdraw,
     Withdrawn,
 )
-from hpcpool.wire.packing import discard, pack, tell
+from hpcpool.wire.packing import discard, last_told, pack
+from hpcpool.wire.segment_files import drop, place
 from hpcpool.wire.versions import hello
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class Manager:
     def _keep(self, message: Place, frames: list[Any]) -> None:
         """Keep a segment of the client's."""
         try:
-            segments.place(self._run_directory, message.reference, frames[0])
+            place(self._run_directory, message.reference, frames[0])
         except (OSError, ValueError) as error:  # the tasks that open it fail, and say so, too
             log.error("block=%s an argument cannot be kept: %s", self._block, error)
 
@@ -273,7 +273,7 @@ class Manager:
             case Forget(key=key):
                 self._blobs.forget(key)
             case Drop(paths=paths):
-                segments.drop(self._run_directory, paths)
+                drop(self._run_directory, paths)
             case Fetch(references=references):
                 for reference in references:
                     self._send(*fetched(self._run_directory, reference))
@@ -399,7 +399,7 @@ class Manager:
                 self._on_ready(handle, outcome, now)
                 continue
             if outcome.layout:
-                tell(self._run_directory, outcome.data, outcome.layout)
+                handle.last_told = max(handle.last_told, last_told(outcome.data, outcome.layout))
             wanted = self._node.finished(handle.number, outcome.id, outcome.elapsed_s, now)
             self._tasks.pop(outcome.id, None)
             self._long_runs.forget(outcome.id)
@@ -456,9 +456,7 @@ class Manager:
         next_orders = self._node.worker_ended(message.worker, unread, time.monotonic())
         self._forget_worker(handle)
         if message.exit_code:
-            segments.sweep(self._run_directory, f"{segment_maker(self._directory, handle.number)}.", untold=True)
-            if (made := staged.made_folder(handle.pid)) is not None:
-                shutil.rmtree(made, ignore_errors=True)
+            handle.remove_leftovers(self._directory)
         self._refill = True
         if self.is_leaving:
             return  # we have ended it: its call has not crashed, it is lost with this node

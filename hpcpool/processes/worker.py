@@ -75,7 +75,7 @@ def _store(number: int, node_directory: str) -> SegmentStore | None:
     run_directory = os.path.dirname(node_directory)
     if not os.path.isdir(os.path.join(run_directory, "shm", "free")):
         return None
-    return SegmentStore(run_directory, segment_maker(node_directory, number), is_untold=True)
+    return SegmentStore(run_directory, segment_maker(node_directory, number))
 
 
 def segment_maker(node_directory: str, number: int) -> str:
@@ -157,7 +157,7 @@ def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) ->
 
 def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Outcome, Packed]:
     """Run one call; whatever happens in it becomes its outcome."""
-    opened = Opened(store.run_directory) if store is not None and task.layout else None
+    opened = Opened(store) if store is not None and task.layout else None
     status, payload = _open_and_call(task, frames, opened, store)
     if (stage := staged.current) is not None:
         staged.current = None

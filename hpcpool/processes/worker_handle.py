@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from collections import deque
@@ -12,8 +13,11 @@ from typing import Any
 from hpcpool.errors import signal_name
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.stderr_relay import TAIL_BYTES
+from hpcpool.processes.worker import segment_maker
+from hpcpool.wire import staged
 from hpcpool.wire.link import READ_BYTES, OutcomeReader, encode_tasks, permits_for, take_permits
 from hpcpool.wire.messages import Crash, Outcome, Task
+from hpcpool.wire.segment_files import sweep_untold
 
 #: As much as a pipe can hold (pipe(7): 1 MiB where it was made larger).
 _PIPE_BYTES = 1024 * 1024
@@ -45,6 +49,8 @@ class WorkerHandle:
             os.set_blocking(pipe_end, False)
         self.stderr_open = True
         self.link_open = True
+        #: The number of the latest segment that it has told of: what it has made since is nobody's if it dies.
+        self.last_told = 0
         #: Whether the manager's loop looks for room on the link.
         self._waits_for_room = False
         self._tail = b""
@@ -167,6 +173,13 @@ class WorkerHandle:
         if self._permit >= 0:
             os.close(self._permit)
             self._permit = -1
+
+    def remove_leftovers(self, node_directory: str) -> None:
+        """Remove what a worker that has died leaves: segments that nobody knows of, and files that it has made."""
+        maker = segment_maker(node_directory, self.number)
+        sweep_untold(os.path.dirname(node_directory), maker, self.last_told)
+        if (made := staged.made_folder(self.pid)) is not None:
+            shutil.rmtree(made, ignore_errors=True)
 
     def close(self) -> None:
         """Close everything; the worker is gone."""

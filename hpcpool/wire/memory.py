@@ -1,4 +1,7 @@
-"""Where a buffer lies in memory, and whether two hold the same bytes: what CPython tells C programs only."""
+"""Where a buffer lies in memory, to compare it and to copy into it: what CPython tells C programs only.
+
+Other threads run meanwhile, and what is large is done by several: one core cannot read as fast as memory gives.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 
@@ -35,6 +39,9 @@ _release_buffer.argtypes = [ctypes.POINTER(_Buffer)]
 _release_buffer.restype = None
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memmove = ctypes.CDLL(None).memmove
+_memmove.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+_memmove.restype = None  # the address is known
 #: From this size on threads are worth their start (some 50 microseconds each, if no other thread computes).
 _LARGE_BYTES = 16 * 1024 * 1024
 #: What a thread takes at once: little enough that all end at nearly the same time.
@@ -55,43 +62,60 @@ def address(buffer: Any) -> int:
 
 
 def is_same(first: Any, second: Any, nbytes: int) -> bool:
-    """Say whether the first bytes of two buffers are equal; both must have so many.
+    """Say whether the first bytes of two buffers are equal; both must have so many."""
+    begins = address(first), address(second)
 
-    Other threads run meanwhile. A large buffer is compared by several: one core cannot read as fast as memory gives.
-    """
-    begins = (address(first), address(second))
+    def is_equal(place: int, count: int) -> bool:
+        return not _memcmp(begins[0] + place, begins[1] + place, count)
+
+    return _each_piece(is_equal, nbytes, (first, second))
+
+
+def copy(target: Any, source: Any, nbytes: int) -> None:
+    """Copy the first bytes of a buffer to another; both must have so many, and the target must be writable."""
+    begins = address(target), address(source)
+
+    def move(place: int, count: int) -> bool:
+        _memmove(begins[0] + place, begins[1] + place, count)
+        return True
+
+    _each_piece(move, nbytes, (target, source))
+
+
+def _each_piece(do: Callable[[int, int], bool], nbytes: int, buffers: tuple[Any, Any]) -> bool:
+    """Do something (with place, bytes) for all pieces of so many bytes; no more after one that returned False."""
     if nbytes < _LARGE_BYTES:
-        return not _memcmp(*begins, nbytes)
+        return do(0, nbytes)
     pieces = collections.deque(range(0, nbytes, _PIECE_BYTES))
     count = len(pieces)
-    equal: list[int] = []
+    done: list[int] = []
     # The memory stays where it is while a thread looks at it, even if this one is interrupted and does not wait for it.
-    held = (memoryview(first), memoryview(second))
+    held = [memoryview(buffer) for buffer in buffers]
 
-    def compare(_held: object = held) -> None:
+    def take_pieces(_held: object = held) -> None:
         with contextlib.suppress(IndexError):  # none is left
             while True:
                 piece = pieces.popleft()
-                if _memcmp(*(begin + piece for begin in begins), min(_PIECE_BYTES, nbytes - piece)):
+                if not do(piece, min(_PIECE_BYTES, nbytes - piece)):
                     pieces.clear()
                     return
-                equal.append(piece)
+                done.append(piece)
 
     helpers = [
-        threading.Thread(target=compare, name="hpcpool compare", daemon=True)
+        threading.Thread(target=take_pieces, name="hpcpool memory", daemon=True)
         for _ in range(1, min(_MOST_THREADS, _cores()))
     ]
     try:
         with contextlib.suppress(RuntimeError):  # no more threads: at the end of the program, or by a limit
             for helper in helpers:
                 helper.start()
-        compare()
+        take_pieces()
     finally:
         pieces.clear()
         for helper in helpers:
             if helper.ident is not None:
                 helper.join()
-    return len(equal) == count
+    return len(done) == count
 
 
 def _cores() -> int:

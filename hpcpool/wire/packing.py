@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from hpcpool.wire import segments
+from hpcpool.wire import segment_files
 from hpcpool.wire.segments import Segment, SegmentStore
 
 log = logging.getLogger(__name__)
@@ -116,27 +116,26 @@ def segments_in(data: Buffer, layout: Sequence[int]) -> dict[tuple[str, int], by
 
     Raises ValueError as `unpack`.
     """
-    return {segments.path_of(reference): reference for reference in references(data, layout)}
+    return {segment_files.path_of(reference): reference for reference in references(data, layout)}
 
 
 def discard(run_directory: str, data: Buffer, layout: Sequence[int]) -> None:
     """Remove the segments of packed payloads that nobody will get."""
-    _each_reference(segments.discard, run_directory, data, layout)
+    if not layout:
+        return
+    try:
+        segment_files.discard(run_directory, references(data, layout))
+    except ValueError as error:  # who opens it would say so, too
+        log.warning("a malformed payload: %s", error)
 
 
-def tell(run_directory: str, data: Buffer, layout: Sequence[int]) -> None:
-    """Note that the segments of a worker's packed payloads are known, whatever becomes of the worker."""
-    _each_reference(segments.tell, run_directory, data, layout)
-
-
-def _each_reference(
-    action: Callable[[str, list[bytes]], None], run_directory: str, data: Buffer, layout: Sequence[int]
-) -> None:
-    if layout:
-        try:
-            action(run_directory, references(data, layout))
-        except ValueError as error:  # who opens it will say so, too
-            log.warning("a malformed payload: %s", error)
+def last_told(data: Buffer, layout: Sequence[int]) -> int:
+    """Return the number of the latest segment among the pieces of a worker's packed payloads; 0 if there is none."""
+    try:
+        return segment_files.last_told(references(data, layout))
+    except ValueError as error:  # who opens it will say so, too
+        log.warning("a malformed payload: %s", error)
+        return 0
 
 
 def localised(payload: Payload, store: SegmentStore) -> Payload:

@@ -96,3 +96,20 @@ def fork_and_look(array: np.ndarray, gate: Path, report: Path) -> int:
         report.with_suffix(".new").rename(report)
         os._exit(0)
     return pid
+
+
+def use(array: np.ndarray, number: float, how: str) -> Any:
+    """Check that an array is full of a number, and do with it what programs do."""
+    if not (array == number).all():
+        raise ValueError(f"not all of the array is {number}: {array}")
+    if how == "change":
+        array += 1
+    elif how == "keep":
+        _aside[:] = [array]
+    elif how == "fork":
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    elif how == "half":
+        return array[: len(array) // 2]
+    return array

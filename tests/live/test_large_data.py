@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import random
 import signal
 from concurrent.futures import CancelledError, wait
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
 from hpcpool import BrokenPool, WorkerCrashed
-from hpcpool.wire import segments
+from hpcpool.wire import segment_files
 from tests.live import calls, large
 from tests.live.large import LARGE
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, kill, own_manager, until
@@ -93,6 +95,28 @@ def test_calls_that_share_a_result_do_not_see_each_others_changes(pool):
     assert pool.submit(large.total, first).result(PATIENCE_S) == LARGE / 8
     del first, mine, doubled
     until_none_is_held(pool)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_that_is_used_again_shows_nothing_of_the_call_before(seed, pool):
+    chance = random.Random(seed)
+    in_flight: list[tuple[Any, float, str]] = []
+    kept: list[tuple[Any, float]] = []
+    for number in range(150):
+        array = np.full(chance.choice([LARGE // 16, LARGE // 8, LARGE // 3, LARGE]), float(number))
+        how = "fork" if number == 75 else chance.choice(["change", "echo", "keep", "half"])
+        in_flight.append((pool.submit(large.use, array, float(number), how), number, how))
+        array[:] = -1.0
+        if len(in_flight) == 4:
+            future, sent, how = in_flight.pop(0)
+            kept.append((future.result(PATIENCE_S), sent + (how == "change")))
+            del future
+        if len(kept) == 6:
+            for result, expected in kept:
+                assert (result == expected).all()
+            chance.choice(kept)[0][:] = -2.0  # a result is the caller's own
+            kept.clear()
+            del result
 
 
 def test_what_a_worker_puts_aside_stays_as_it_was(tmp_path):
@@ -246,7 +270,7 @@ def lose_a_node(pool, victim, tmp_path):
 
 
 def test_what_shared_memory_has_no_room_for_goes_through_files(pool, monkeypatch, caplog):
-    monkeypatch.setattr(segments, "_RESERVE", 2.0)
+    monkeypatch.setattr(segment_files, "_RESERVE", 2.0)
     array = large.ones()
     future = pool.submit(large.double, array)
     assert large.total(future.result(PATIENCE_S)) == LARGE / 4
@@ -331,6 +355,7 @@ def test_put_refuses_what_cannot_be_put(pool, tmp_path):
 BUSY = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from hpcpool import HPCPoolExecutor
 from tests.live import large
 

@@ -14,7 +14,7 @@ from hpcpool.core.kept_segments import KeptSegments
 from hpcpool.core.scheduler import Scheduler
 from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.kept_desk import KeptDesk
-from hpcpool.wire import run_directory, segments
+from hpcpool.wire import run_directory, segment_files
 from hpcpool.wire.messages import Drop, Fetch, Fetched, MessageError, Outcome, Status, Struct, Task
 from hpcpool.wire.packing import Payload, pack
 from hpcpool.wire.segments import SEGMENT_BYTES, Segment, SegmentStore
@@ -171,7 +171,7 @@ def test_what_there_is_no_room_for_is_lost_and_says_so(made: Desk, monkeypatch: 
 
     segment = made.kept(A)
     made.desk.on_client(Fetch([segment.reference]))
-    monkeypatch.setattr(segments, "place", full)
+    monkeypatch.setattr(segment_files, "place", full)
     made.desk.on_fetched(A, Fetched(segment.path, frames=1), [CONTENT])
     (answer,) = made.said
     assert isinstance(answer, Fetched)

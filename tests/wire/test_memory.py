@@ -44,7 +44,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def helpers() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "hpcpool compare"]
+    return [thread for thread in threading.enumerate() if thread.name == "hpcpool memory"]
 
 
 @pytest.mark.usefixtures("four_cores")
@@ -119,7 +119,7 @@ def test_an_interrupt_leaves_no_thread_at_memory_that_is_freed(monkeypatch: pyte
 @pytest.mark.usefixtures("four_cores")
 def test_a_helper_that_fails_makes_no_buffers_the_same(monkeypatch: pytest.MonkeyPatch):
     def failing(*_: int) -> int:
-        if threading.current_thread().name == "hpcpool compare":
+        if threading.current_thread().name == "hpcpool memory":
             failed.set()
             raise MemoryError
         failed.wait(60.0)

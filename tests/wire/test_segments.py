@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hpcpool.errors import ResultLost
+from hpcpool.wire import free_files, mappings, segment_files
 from hpcpool.wire import run_directory as run_directories
-from hpcpool.wire import segments
-from hpcpool.wire.packing import Payload, discard, localised, pack, references, tell, unpack
+from hpcpool.wire.packing import Payload, discard, last_told, localised, pack, references, unpack
 from hpcpool.wire.payload import pickle_call, pickle_value, unpickle, unpickle_call
 from hpcpool.wire.segments import SEGMENT_BYTES, Opened, Segment, SegmentStore
 
@@ -52,9 +52,8 @@ def free(directory):
 
 
 def told(segment):
-    """Hand a worker's segment over, as its manager does; return what the client gets."""
+    """Hand a worker's segment over; return what the client gets."""
     reference = segment.reference
-    segments.tell(segment.store.run_directory, [reference])
     segment.give_away()
     return reference
 
@@ -71,7 +70,7 @@ def pattern(nbytes):
 def test_who_opens_a_segment_gets_its_content_in_memory_of_its_own(kind, nbytes, store, run_directory):
     content = kind(pattern(nbytes))
     segment = store.write(content)
-    opened = Opened(str(run_directory))
+    opened = Opened(store)
     for memory in (segment.view(), opened(segment.reference)):
         assert bytes(memory) == content
         if kind is bytes:
@@ -94,7 +93,7 @@ def test_what_the_caller_changes_later_is_not_seen(store):
 )
 def test_what_is_no_reference_is_refused(reference, run_directory, store):
     with pytest.raises(ValueError, match="not a reference"):
-        Opened(str(run_directory))(reference)
+        Opened(store)(reference)
     with pytest.raises(ValueError, match="not a reference"):
         store.adopt(reference)
 
@@ -204,9 +203,62 @@ def test_a_segment_goes_with_its_object_and_its_file_is_used_again(store, run_di
     del segment
     assert files(run_directory) == []
     assert [path.stat().st_ino for path in free(run_directory)] == [inode]
-    again = store.write(pattern(LARGE - 1024))
-    assert os.stat(run_directory / again.path).st_ino == inode
-    assert free(run_directory) == []
+    for nbytes in (LARGE - 1024, LARGE // 2 + 1024, LARGE):
+        content = pattern(nbytes)
+        again = store.write(content)
+        assert os.stat(run_directory / again.path).st_ino == inode
+        assert again.view() == content
+        assert free(run_directory) == []
+        del again
+
+
+def test_a_file_of_another_maker_is_used_again(store, run_directory):
+    segment = SegmentStore(str(run_directory), "node-a.1.7").write(bytearray(LARGE))
+    inode = os.stat(run_directory / segment.path).st_ino
+    del segment
+    assert os.stat(run_directory / store.write(pattern(LARGE)).path).st_ino == inode
+
+
+def test_a_file_that_somebody_else_has_taken_is_looked_for_no_more(store, run_directory):
+    store.write(bytearray(LARGE))
+    content = pattern(LARGE)
+    taken = SegmentStore(str(run_directory), "node-a.1.7").write(content)
+    own = store.write(bytearray(LARGE))
+    assert taken.view() == content
+    assert files(run_directory) == ["client.2", "node-a.1.7.1"]
+    del own
+
+
+def test_a_file_that_is_interrupted_while_it_is_used_again_is_removed(store, run_directory, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    store.write(bytearray(LARGE))
+    monkeypatch.setattr(mappings, "copy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(pattern(LARGE))
+    assert files(run_directory) == free(run_directory) == []
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), ValueError()])
+def test_where_nothing_can_be_mapped_files_are_used_again_all_the_same(error, store, run_directory, monkeypatch):
+    def refused(*arguments):
+        raise error
+
+    store.write(bytearray(LARGE))
+    monkeypatch.setattr(mappings, "_map_to_write", refused)
+    content = pattern(LARGE)
+    assert store.write(content).view() == content
+    assert len(free(run_directory)) == 1
+
+
+def test_a_file_on_a_disk_is_not_written_through_a_mapping(tmp_path, monkeypatch):
+    (tmp_path / "shm" / "free").mkdir(parents=True)
+    store = SegmentStore(str(tmp_path), "client")
+    monkeypatch.setattr(mappings, "_map_to_write", None)
+    for _ in range(2):
+        content = pattern(LARGE)
+        assert store.write(content).view() == content
 
 
 def test_a_file_of_another_size_is_not_used_again(store, run_directory):
@@ -255,7 +307,7 @@ def test_what_a_forked_child_may_look_at_is_not_used_again_and_the_child_removes
 
 
 def test_only_so_much_waits_to_be_used_again(store, run_directory, monkeypatch):
-    monkeypatch.setattr(segments, "_FREE_BYTES", 4 * LARGE)
+    monkeypatch.setattr(free_files, "_MOST_BYTES", 4 * LARGE)
     held = [store.write(bytearray(LARGE)) for _ in range(6)]
     del held
     assert len(free(run_directory)) == 4
@@ -264,7 +316,7 @@ def test_only_so_much_waits_to_be_used_again(store, run_directory, monkeypatch):
 
 def test_a_call_that_puts_an_argument_aside_is_seen(store, run_directory):
     segment = store.write(bytearray(LARGE))
-    opened = Opened(str(run_directory))
+    opened = Opened(store)
     aside = memoryview(opened(segment.reference))[5:6]
     assert opened.are_in_use
     del aside
@@ -273,7 +325,7 @@ def test_a_call_that_puts_an_argument_aside_is_seen(store, run_directory):
 
 def test_a_fork_during_a_call_counts_as_putting_its_arguments_aside(store, run_directory):
     segment = store.write(bytearray(LARGE))
-    opened = Opened(str(run_directory))
+    opened = Opened(store)
     memory = opened(segment.reference)
     pid = os.fork()
     if pid == 0:
@@ -284,7 +336,7 @@ def test_a_fork_during_a_call_counts_as_putting_its_arguments_aside(store, run_d
 
 
 def test_a_result_belongs_to_whom_it_is_told(run_directory, store):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
     content = pattern(LARGE)
     segment = worker.write(content)
     reference = told(segment)
@@ -297,23 +349,41 @@ def test_a_result_belongs_to_whom_it_is_told(run_directory, store):
 
 
 def test_a_result_that_is_not_told_goes_with_its_object(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
     worker.write(bytearray(LARGE))
     assert files(run_directory) == []
 
 
 def test_what_a_dead_worker_has_told_nobody_of_is_swept(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
-    other = SegmentStore(str(run_directory), "node-a.1.70", is_untold=True)
-    known, untold, others = (maker.write(bytearray(LARGE)) for maker in (worker, worker, other))
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
+    other = SegmentStore(str(run_directory), "node-a.1.70")
+    makers = (worker,) * 10 + (other,)
+    known, *untold, others = (maker.write(bytearray(LARGE)) for maker in makers)
+    packed = pack([Payload(b"pickle", [known, b"small"])])
     told(known)
-    segments.sweep(str(run_directory), "node-a.1.7.", untold=True)
-    assert files(run_directory) == ["node-a.1.7.1", "node-a.1.70.1.untold"]
+    segment_files.sweep_untold(str(run_directory), "node-a.1.7", last_told(packed.data, packed.layout))
+    assert files(run_directory) == ["node-a.1.7.1", "node-a.1.70.1"]
     del untold, others
 
 
+def test_of_what_was_told_the_latest_counts(run_directory):
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
+    segments = [worker.write(bytearray(LARGE)) for _ in range(11)]
+    packed = pack([Payload(b"pickle", [segments[9]]), Payload(b"pickle", [segments[8]])])
+    assert last_told(packed.data, packed.layout) == 10
+    assert last_told(b"pickle", (6,)) == 0
+
+
+def test_what_has_no_number_was_not_told(run_directory):
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
+    worker.write(bytearray(LARGE))
+    (run_directory / "shm" / "node-a.1.7.20-client.5").touch()  # on its way to be removed
+    segment_files.sweep_untold(str(run_directory), "node-a.1.7", 3)
+    assert files(run_directory) == []
+
+
 def test_of_a_lost_node_stays_what_the_client_has(run_directory, store):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
     made = [worker.write(bytearray(LARGE)) for _ in range(3)]
     references_to_all = [told(segment) for segment in made]
     adopted = store.adopt(references_to_all[0])
@@ -323,11 +393,10 @@ def test_of_a_lost_node_stays_what_the_client_has(run_directory, store):
 
 
 def test_what_nobody_will_get_is_discarded(run_directory):
-    worker = SegmentStore(str(run_directory), "node-a.1.7", is_untold=True)
+    worker = SegmentStore(str(run_directory), "node-a.1.7")
     packed = pack([Payload(b"pickle", [worker.write(bytearray(LARGE)), b"small"])])
     for segment in packed.segments:
         segment.give_away()
-    tell(str(run_directory), packed.data, packed.layout)
     assert files(run_directory) == ["node-a.1.7.1"]
     discard(str(run_directory), packed.data, packed.layout)
     assert files(run_directory) == []
@@ -380,7 +449,7 @@ def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
 
 
 def test_what_shared_memory_has_no_room_for_goes_to_disk_with_one_warning(store, run_directory, monkeypatch, caplog):
-    monkeypatch.setattr(segments, "_RESERVE", 2.0)
+    monkeypatch.setattr(segment_files, "_RESERVE", 2.0)
     content = pattern(LARGE)
     with caplog.at_level(logging.WARNING, "hpcpool"):
         spilled = [store.write(content), SegmentStore(str(run_directory), "other").write(content)]
@@ -397,7 +466,7 @@ def test_what_waits_to_be_used_again_makes_room_first(store, run_directory, monk
     store.write(bytearray(LARGE))
     assert len(free(run_directory)) == 1
     rooms = iter([False, True])
-    monkeypatch.setattr(segments, "_leaves_reserve", lambda directory, nbytes: next(rooms))
+    monkeypatch.setattr(free_files, "leaves_reserve", lambda directory, nbytes: next(rooms))
     segment = store.write(bytearray(4 * LARGE))
     assert free(run_directory) == []
     assert segment.path.startswith("shm/")
@@ -454,7 +523,8 @@ def test_where_nothing_can_be_written_all_travels_along(is_captured, store, run_
 def test_a_malformed_outcome_that_is_discarded_does_no_harm(data, run_directory, caplog):
     discard(str(run_directory), data, (1, -2 - len(data)))
     discard(str(run_directory), data, (5, 1))
-    assert caplog.text.count("malformed") == 2
+    assert last_told(data, (1, -2 - len(data))) == 0
+    assert caplog.text.count("malformed") == 3
 
 
 def test_a_folder_that_cannot_be_read_now_is_no_error(store, run_directory, monkeypatch):
@@ -489,7 +559,7 @@ def test_large_buffers_and_large_pickles_travel_as_references(store, run_directo
     assert [bytes(frame) for frame in packed.frames] == [small]
     assert len(packed.data) < 1000
     assert len(references(packed.data, packed.layout)) == 3
-    opened = unpack(packed.data, packed.layout, packed.frames, Opened(str(run_directory)))
+    opened = unpack(packed.data, packed.layout, packed.frames, Opened(store))
     function, args, _ = unpickle_call(opened)
     assert function is len
     assert [bytes(part) for part in args[0]] == [large, small]

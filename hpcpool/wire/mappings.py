@@ -1,0 +1,172 @@
+"""Mappings of segment files, kept for the next segment in the same file.
+
+Files are used again (see `wire.segments`), and what a large segment then costs is mostly mapping: 64 MiB take 6 ms to
+copy where the pages are mapped, and 11 ms to touch and unmap where they are not. So a process keeps some mappings of
+the files that it has written and read, at most `_KEPT_BYTES` of each sort, and lets go of those whose file has gone as
+soon as it maps another.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import pickle
+import sys
+from typing import Any
+
+from hpcpool.wire.memory import address, copy
+
+#: From this size on a segment is mapped; below, reading and writing it costs less than the page faults.
+MAP_BYTES = 512 * 1024
+_KEPT_BYTES = 128 * 1024 * 1024
+_KEPT_FILES = 16
+#: Linux maps all pages at once, which is faster than one by one.
+_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+#: A byte of st_blocks, which counts in these units whatever the file system's are.
+_BLOCK_BYTES = 512
+_PAGEMAP = "/proc/self/pagemap"
+_PAGEMAP_ENTRY_BYTES = 8
+#: The highest bytes of entries of /proc/self/pagemap (https://docs.kernel.org/admin-guide/mm/pagemap.html) for pages
+#: that are the file's: not there (bit 63), or there and of a file (bit 61); in no case swapped (bit 62), as only memory
+#: of one's own is.
+_FILE_PAGES = bytes(high for high in range(256) if not high & 0x40 and (not high & 0x80 or high & 0x20))
+
+Buffer = Any  # bytes, bytearray or memoryview
+
+
+class _Mapped:
+    """A file that is open and mapped."""
+
+    __slots__ = ("_descriptor", "key", "memory")
+
+    def __init__(self, descriptor: int, nbytes: int, flags: int) -> None:
+        """Map so much of a file; the descriptor stays the caller's."""
+        self.memory = mmap.mmap(descriptor, nbytes, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._descriptor = os.dup(descriptor)
+        self.key = _key(os.fstat(descriptor))
+
+    @property
+    def is_removed(self) -> bool:
+        return not os.fstat(self._descriptor).st_nlink
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class Mappings:
+    """The mappings that a process keeps. All threads may use it at any time, and so may finalizers.
+
+    There is no lock: who wants a mapping takes it out, which one operation of a dict does, and puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[int, int], _Mapped] = {}
+        self._read: dict[tuple[int, int], _Mapped] = {}
+        self._is_closed = False
+
+    def write(self, path: str, view: memoryview) -> bool:
+        """Write over the beginning of a file of the caller's alone; False, with nothing done, if it has no such room.
+
+        Raises OSError or ValueError if it cannot be mapped.
+        """
+        status = os.stat(path)
+        # What a file does not hold yet, a full file system could refuse: with a signal, where it is mapped.
+        if min(status.st_size, status.st_blocks * _BLOCK_BYTES) < view.nbytes:
+            return False
+        mapped = self._written.pop(_key(status), None)
+        if mapped is None or len(mapped.memory) < view.nbytes:
+            _let_go_of_removed(self._written)
+            mapped = _map_to_write(path, status.st_size)
+        copy(mapped.memory, view, view.nbytes)
+        self._keep(self._written, mapped)
+        return True
+
+    def read(self, descriptor: int, nbytes: int) -> memoryview:
+        """Return the beginning of a file, as memory of the caller's own.
+
+        Its `obj` is an object that lives as long as anybody looks at the memory.
+
+        Raises OSError or ValueError if it cannot be mapped.
+        """
+        status = os.fstat(descriptor)
+        mapped = self._read.pop(_key(status), None)
+        if mapped is None or len(mapped.memory) < nbytes:
+            _let_go_of_removed(self._read)
+            mapped = _Mapped(descriptor, max(nbytes, status.st_size), mmap.MAP_PRIVATE)
+        lent = _lent_type(nbytes).from_buffer(mapped.memory)
+        lent.mapped, lent.mappings = mapped, self
+        return pickle.PickleBuffer(lent).raw()  # as plain bytes, which ctypes has no word for
+
+    def come_back(self, mapped: _Mapped) -> None:
+        """Nobody looks at memory any more that was lent: keep its mapping if nobody has written to it either."""
+        if len(mapped.memory) <= _KEPT_BYTES and _is_as_in_file(mapped.memory):
+            self._keep(self._read, mapped)
+
+    def close(self) -> None:
+        """Keep none any more."""
+        self._is_closed = True
+        self._written.clear()
+        self._read.clear()
+
+    def _keep(self, kept: dict[tuple[int, int], _Mapped], mapped: _Mapped) -> None:
+        kept[mapped.key] = mapped
+        while len(kept) > _KEPT_FILES or sum(len(other.memory) for other in list(kept.values())) > _KEPT_BYTES:
+            kept.pop(next(iter(list(kept)), mapped.key), None)  # the longest unused
+        if self._is_closed:
+            kept.clear()
+
+
+class _Lent:
+    """Memory that is lent: gives its mapping back when nobody looks at it any more."""
+
+    mapped: _Mapped
+    mappings: Mappings
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.mappings.come_back(self.mapped)
+
+
+def _let_go_of_removed(kept: dict[tuple[int, int], _Mapped]) -> None:
+    for mapped in list(kept.values()):
+        if mapped.is_removed:
+            kept.pop(mapped.key, None)
+
+
+@functools.lru_cache(maxsize=32)
+def _lent_type(nbytes: int) -> Any:
+    return type("Memory", (_Lent, ctypes.Array), {"_length_": nbytes, "_type_": ctypes.c_ubyte})
+
+
+def _map_to_write(path: str, nbytes: int) -> _Mapped:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return _Mapped(descriptor, nbytes, mmap.MAP_SHARED | _POPULATE)
+    finally:
+        os.close(descriptor)
+
+
+def _is_as_in_file(memory: mmap.mmap) -> bool:
+    """Say whether no page of a private mapping has been written to; False where that cannot be found out."""
+    first = address(memory) // mmap.PAGESIZE
+    nbytes = -(-len(memory) // mmap.PAGESIZE) * _PAGEMAP_ENTRY_BYTES
+    try:
+        descriptor = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            entries = os.pread(descriptor, nbytes, first * _PAGEMAP_ENTRY_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError:  # no Linux, or one that hides it
+        return False
+    highest = entries[_HIGHEST_BYTE::_PAGEMAP_ENTRY_BYTES]
+    return len(entries) == nbytes and not highest.translate(None, _FILE_PAGES)
+
+
+_HIGHEST_BYTE = _PAGEMAP_ENTRY_BYTES - 1 if sys.byteorder == "little" else 0
+
+
+def _key(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -14,7 +14,7 @@ import selectors
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpcpool.config import Config, NodePool
 from hpcpool.core.block import Block
@@ -37,12 +37,13 @@ from hpcpool.processes.connection import node_prefix
 from hpcpool.processes.driver_calls import Answer, DriverCalls, Refused, Submitted, Told
 from hpcpool.processes.event_loop import wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, HostedDriver, Unhost
-from hpcpool.processes.hosting import is_hosted
+from hpcpool.processes.hosting import is_hosted, is_local
 from hpcpool.processes.job_sight import sight_of
-from hpcpool.processes.journal import Journal
-from hpcpool.providers import LocalProvider
 from hpcpool.providers.base import BlockRequest, Driver
 from hpcpool.wire.messages import BlockState, NodePoolState
+
+if TYPE_CHECKING:
+    from hpcpool.processes.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class BlockControl:
     Args:
         demands: what is not finished; called in this thread, so it must only read what cannot change in between.
         report: takes an event; called in this thread, too.
-        journal: where jobs are noted that outlive this process.
+        journal: where jobs are noted that outlive this process; None: all are of this machine, and do not.
         workers: on each node; 0: as the node pools say.
     """
 
@@ -84,7 +85,7 @@ class BlockControl:
         surroundings: Surroundings,
         demands: Callable[[], Sequence[Demand]],
         report: Callable[[Event], None],
-        journal: Journal,
+        journal: Journal | None,
         workers: int = 0,
     ) -> None:
         self._pools = {pool.name: pool for pool in config.node_pools}
@@ -185,13 +186,13 @@ class BlockControl:
                 self._report(Finished())  # whatever happens: the interchange waits for it
 
     def _open(self, pool: NodePool) -> DriverCalls:
-        is_local = isinstance(pool.provider, LocalProvider)
+        stays = not is_local(pool)
         return DriverCalls(
             pool.name,
             functools.partial(self._make_driver, pool),
             functools.partial(self._hear, pool.name),
-            None if is_local else self._journal,
-            has_thread=not is_local,
+            self._journal if stays else None,
+            has_thread=stays,
         )
 
     def _make_driver(self, pool: NodePool) -> Driver:
@@ -267,12 +268,12 @@ class BlockControl:
         tail = f"; its stderr ends with:\n{sight.stderr_tail}" if sight.stderr_tail and not block.has_served else ""
         log.info("block=%s job=%s %s: %s%s", block.name, block.job, sight.phase.value, sight.reason, tail)
         self._drivers[block.pool].ended(block.job)
-        if _is_local(self._pools[block.pool]):
+        if is_local(self._pools[block.pool]):
             self._end_what_it_started(block)
 
     def _end_what_it_started(self, block: Block) -> None:
         """If manager and fork server of a block were killed together, what they had started has come to us."""
-        local = [name for name, pool in self._pools.items() if _is_local(pool)]
+        local = [name for name, pool in self._pools.items() if is_local(pool)]
         if len(local) < len(self._pools):
             # Commands of other drivers are our children, too.
             folder = os.path.join(self._surroundings.run_directory, node_prefix(block.name))
@@ -349,11 +350,8 @@ class BlockControl:
         close_by = time.monotonic() + _CLOSE_S
         for driver in self._drivers.values():
             driver.join(max(0.0, close_by - time.monotonic()))
-        self._journal.close()
-
-
-def _is_local(pool: NodePool) -> bool:
-    return isinstance(pool.provider, LocalProvider)
+        if self._journal is not None:
+            self._journal.close()
 
 
 def _limits(pool: NodePool, workers: int) -> Limits:
@@ -368,7 +366,7 @@ def _limits(pool: NodePool, workers: int) -> Limits:
         max_idle_time_s=None if is_hosted(pool) else pool.max_idle_time,
         slots_per_block=known * pool.nodes_per_block if known else None,
         nodes_per_block=pool.nodes_per_block,
-        pace=LOCAL if _is_local(pool) else BATCH,
+        pace=LOCAL if is_local(pool) else BATCH,
     )
 
 

@@ -9,7 +9,7 @@ import os
 import queue
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import BlockEnds, BlockOver, Hopeless, Retire, Warned
@@ -23,7 +23,7 @@ from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop, wake_up_pipe
 from hpcpool.processes.hosted_driver import Host, Unhost
 from hpcpool.processes.hosted_nodes import HostedNodes
-from hpcpool.processes.journal import Journal, journal_path
+from hpcpool.processes.hosting import is_local
 from hpcpool.processes.peer import Peer
 from hpcpool.processes.registrar import nodes, pool_of
 from hpcpool.wire.messages import (
@@ -37,6 +37,9 @@ from hpcpool.wire.messages import (
     Struct,
     Warn,
 )
+
+if TYPE_CHECKING:
+    from hpcpool.processes.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ class BlockDesk:
             entrance.connection_for, start_method=setup.start_method, hosts=self._config.addresses
         )
         surroundings = Surroundings(directory, connection_path(directory), descriptors, connection_for)
-        journal = Journal(journal_path(directory), directory, self._config.to_dict())
+        journal = _journal(self._config, directory)
         self._control = BlockControl(self._config, surroundings, self._demands, self._report, journal, setup.workers)
         self.watch.start(self._control)
 
@@ -174,3 +177,12 @@ class BlockDesk:
         states = nodes(self._hands.managers, self._scheduler)
         running = sum(state.running for state in states)
         return StatusReport(told.id, self._scheduler.pending - running, running, told.node_pools, told.blocks, states)
+
+
+def _journal(config: Config, directory: str) -> Journal | None:
+    """Return where the jobs of a run are noted; None if all blocks are processes of this machine, which end with it."""
+    if all(is_local(pool) for pool in config.node_pools):
+        return None
+    from hpcpool.processes.journal import Journal, journal_path
+
+    return Journal(journal_path(directory), directory, config.to_dict())

@@ -11,10 +11,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from hpcpool.processes.journal import Journal
 from hpcpool.providers.base import BlockRequest, Driver, JobState, JobStatus, SubmitError, Unreachable
+
+if TYPE_CHECKING:
+    from hpcpool.processes.journal import Journal
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,11 @@ from hpcpool.config import NodePool
 from hpcpool.providers import LocalProvider
 
 
+def is_local(pool: NodePool) -> bool:
+    """Say whether the blocks of a pool are processes of this machine, which end with the interchange."""
+    return isinstance(pool.provider, LocalProvider)
+
+
 def is_hosted(pool: NodePool) -> bool:
     """Say whether the blocks of a pool run on the interchange's own loop: there is one at a time, on this machine."""
     if not isinstance(pool.provider, LocalProvider) or pool.prepares_nodes:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def usable_memory_bytes() -> int:
     """Return the node's memory, or less: what the batch system allows this job; 0: not known."""
-    limits = [*_physical(), *cgroup_limits(Path("/proc/self/cgroup"), _CGROUPS)]
+    limits = [*_physical(), *cgroup_limits("/proc/self/cgroup", _CGROUPS)]
     return min(limits, default=0)
 
 
@@ -22,7 +21,7 @@ def _physical() -> Iterator[int]:
         return
 
 
-def cgroup_limits(own: Path, root: Path) -> Iterator[int]:
+def cgroup_limits(own: str, root: str) -> Iterator[int]:
     """Yield the memory limits of the control groups that this process is in, and of those around them (cgroups(7)).
 
     Args:
@@ -30,7 +29,8 @@ def cgroup_limits(own: Path, root: Path) -> Iterator[int]:
         root: where the groups are.
     """
     try:
-        lines = own.read_text(encoding="utf-8").splitlines()
+        with open(own, encoding="utf-8") as file:
+            lines = file.read().splitlines()
     except OSError:  # not Linux
         return
     for line in lines:
@@ -38,16 +38,15 @@ def cgroup_limits(own: Path, root: Path) -> Iterator[int]:
         if controllers == "":
             yield from _limits_above(root, path, "memory.max")
         elif "memory" in controllers.split(","):
-            yield from _limits_above(root / "memory", path, "memory.limit_in_bytes")
+            yield from _limits_above(os.path.join(root, "memory"), path, "memory.limit_in_bytes")
 
 
-def _limits_above(root: Path, path: str, name: str) -> Iterator[int]:
-    group = root / path.lstrip("/")
-    for folder in (group, *group.parents):
-        if not folder.is_relative_to(root):
-            return
+def _limits_above(root: str, path: str, name: str) -> Iterator[int]:
+    names = path.strip("/").split("/")
+    for count in range(len(names), -1, -1):
         try:
-            text = (folder / name).read_text(encoding="ascii").strip()
+            with open(os.path.join(root, *names[:count], name), encoding="ascii") as file:
+                text = file.read().strip()
         except OSError:  # the root has none; in a container, the groups outside are not there
             continue
         if text.isdigit():  # else "max"

@@ -6,7 +6,6 @@ All but the local one are loaded when they are first used.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -135,5 +134,7 @@ def _is_provider_class(found: object, kind: str) -> bool:
 
 
 def _unknown(kind: str, known: list[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(kind, known, n=1)
     return f"no provider of kind {kind!r}{f'; did you mean {near[0]!r}?' if near else ''} (known: {', '.join(known)})"

@@ -8,7 +8,6 @@ way.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import struct
@@ -169,6 +168,8 @@ class FileLine:
 
     def send_content(self, descriptor: int) -> Content:
         """Send an open file from where it stands to its end."""
+        import hashlib  # most pools send no files
+
         digest, size, trouble = hashlib.sha256(), 0, None
         with memoryview(bytearray(_LENGTH.size + CHUNK_BYTES)) as buffer:
             body = buffer[_LENGTH.size :]
@@ -188,6 +189,8 @@ class FileLine:
 
     def receive_content(self, descriptor: int) -> Content:
         """Write what comes to an open file; what it has no room for is dropped, and told."""
+        import hashlib
+
         digest, size, trouble = hashlib.sha256(), 0, None
         head = bytearray(_LENGTH.size)
         with memoryview(bytearray(CHUNK_BYTES)) as buffer:

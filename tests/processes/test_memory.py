@@ -14,7 +14,7 @@ def group(root: Path, path: str, name: str, text: str) -> None:
 def told(tmp_path: Path, text: str) -> list[int]:
     own = tmp_path / "cgroup"
     own.write_text(text, encoding="utf-8")
-    return list(cgroup_limits(own, tmp_path))
+    return list(cgroup_limits(str(own), str(tmp_path)))
 
 
 def test_the_limits_of_all_groups_around_a_process_count(tmp_path):
@@ -31,7 +31,7 @@ def test_the_older_groups_are_read_too(tmp_path):
 
 
 def test_where_there_are_no_groups_there_are_no_limits(tmp_path):
-    assert list(cgroup_limits(tmp_path / "no-such-file", tmp_path)) == []
+    assert list(cgroup_limits(str(tmp_path / "no-such-file"), str(tmp_path))) == []
     assert told(tmp_path, "0::/elsewhere\n") == []
 
 

@@ -149,7 +149,9 @@ class Node:
         if given:
             self._behind -= 1
             self._now_runs(worker, now)
-            self._list(worker)
+            # Many tasks at once, when half of them are done: each message costs as much as several tasks in it.
+            if 2 * len(given) <= worker_depth(self._mean_s):
+                self._list(worker)
         else:
             self._active -= 1
             self._rest(worker)

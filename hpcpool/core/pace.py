@@ -7,7 +7,7 @@ another while a slot is free elsewhere.
 from __future__ import annotations
 
 #: How much measured work a worker holds in advance (seconds), to hide the way to the manager and back.
-WORKER_AHEAD_S = 0.002
+WORKER_AHEAD_S = 0.005
 #: Tasks up to this length (seconds) have one task behind them: it costs less than the wait for the next one's way, and
 #: when they turn out to be long, it is taken back.
 ONE_AHEAD_S = 0.012

@@ -83,11 +83,19 @@ def test_nothing_is_given_ahead_while_tasks_are_long():
 
 
 def test_short_tasks_are_given_ahead_to_all_workers_in_turn():
-    node = ready_node(2, mean_s=0.0005)
+    node = ready_node(2, mean_s=0.00125)
     orders = arrive(node, *range(1, 20))
     assert orders == [Give(number, task) for task in range(1, 11) for number in [2 - task % 2]]
-    assert node.finished(1, 1, 0.0005, 0.0)
-    assert node.refill(0.0) == [Give(1, 11)]
+
+
+def test_a_worker_is_given_more_when_half_of_its_tasks_are_done():
+    node = ready_node(1, mean_s=0.00125)
+    assert arrive(node, *range(1, 10)) == [Give(1, task) for task in range(1, 6)]
+    for task in (1, 2):
+        assert node.finished(1, task, 0.00125, 0.0)
+        assert node.refill(0.0) == []
+    assert node.finished(1, 3, 0.00125, 0.0)
+    assert node.refill(0.0) == [Give(1, 6), Give(1, 7), Give(1, 8)]
 
 
 def test_a_node_takes_more_tasks_the_shorter_they_are():
@@ -181,7 +189,7 @@ def test_a_worker_is_given_tasks_ahead_again_after_some_were_taken_back():
 
 
 def test_so_is_a_full_one():
-    node = ready_node(1, mean_s=0.001)
+    node = ready_node(1, mean_s=0.0025)
     assert len(arrive(node, 1, 2, 3, 4, now=5.0)) == 3
     node.cancelled(2, 5.0)
     assert node.taken_back(1, [2, 3], 5.0) == [Give(1, 3), Give(1, 4)]

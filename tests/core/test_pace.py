@@ -9,7 +9,19 @@ from hpcpool.core.pace import node_depth, worker_depth
 
 @pytest.mark.parametrize(
     ("mean_s", "depth"),
-    [(None, 1), (0.0, 65), (1e-5, 65), (5e-4, 5), (0.001, 3), (0.002, 2), (0.01, 2), (0.012, 2), (0.0121, 1), (5.0, 1)],
+    [
+        (None, 1),
+        (0.0, 65),
+        (1e-5, 65),
+        (5e-4, 11),
+        (0.001, 6),
+        (0.0025, 3),
+        (0.005, 2),
+        (0.01, 2),
+        (0.012, 2),
+        (0.0121, 1),
+        (5.0, 1),
+    ],
 )
 def test_a_worker_has_short_tasks_behind_it_and_no_long_one(mean_s, depth):
     assert worker_depth(mean_s) == depth

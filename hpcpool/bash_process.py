@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
+from hpcpool.processes.process_end import pidfd
 from hpcpool.simple_command import simple_command
 
 logger = logging.getLogger(__name__)
@@ -197,17 +198,8 @@ class Running:
 
         Its session stays the worker's, so that whoever ends the session of a dead worker ends the command too.
         """
-        if isinstance(command, str) and (simple := simple_command(command, cwd, env)) is not None:
-            try:
-                self._start_program(simple.argv, simple.path, cwd, simple.environment)
-            except OSError as error:
-                if error.filename != simple.path:  # anything else, such as what a signal's handler raises
-                    raise
-                # No program after all: bash says what is wrong, or runs a bare script. The old object has the number of
-                # a child that is gone; an interrupt now would signal it.
-                self._process = subprocess.Popen.__new__(subprocess.Popen)
-            else:
-                return
+        if isinstance(command, str) and self._has_started_simply(command, cwd, env):
+            return
         argv = ("bash", "-c", command) if isinstance(command, str) else command
         bash = _bash_on(os.environ.get("PATH", os.defpath)) if isinstance(command, str) else None
         try:
@@ -220,6 +212,22 @@ class Running:
                 raise
             why = "bash(): the command and its environment are too long for the system; pass long lists in a file"
             raise OSError(errno.E2BIG, why) from None
+
+    def _has_started_simply(self, command: str, cwd: str | None, env: dict[str, str] | None) -> bool:
+        """Start a command without bash; False, with nothing started, if it takes bash to do the same."""
+        simple = simple_command(command, cwd, env)
+        if simple is None:
+            return False
+        try:
+            self._start_program(simple.argv, simple.path, cwd, simple.environment)
+        except OSError as error:
+            if error.filename != simple.path:  # anything else, such as what a signal's handler raises
+                raise
+            # No program after all: bash says what is wrong, or runs a bare script. The old object has the number of
+            # a child that is gone; an interrupt now would signal it.
+            self._process = subprocess.Popen.__new__(subprocess.Popen)
+            return False
+        return True
 
     def _start_program(
         self, argv: tuple[str, ...], path: str | None, cwd: str | None, env: Mapping[str, str] | None
@@ -356,7 +364,7 @@ class _Family:
         self._held: list[tuple[_Process, int | None]] = []
         for process in processes:
             try:
-                self._held.append((process, _pidfd(process.pid)))
+                self._held.append((process, pidfd(process.pid)))
             except ProcessLookupError:  # it ended meanwhile
                 continue
 
@@ -382,12 +390,12 @@ class _Family:
             os.close(fd)
 
 
-def _signal(pid: int, pidfd: int | None, number: int) -> None:
+def _signal(pid: int, descriptor: int | None, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        if pidfd is None:
+        if descriptor is None:
             os.kill(pid, number)
         else:
-            signal.pidfd_send_signal(pidfd, number)
+            signal.pidfd_send_signal(descriptor, number)
 
 
 def _has_signalled_group(group: int, number: int) -> bool:
@@ -424,24 +432,12 @@ def _processes() -> Iterator[_Process]:
         yield _Process(int(pid), int(fields[1]), int(fields[2]))
 
 
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends; None where the system has no such thing."""
-    try:
-        return os.pidfd_open(pid)
-    except ProcessLookupError:
-        raise
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
-            raise
-        return None  # an old kernel, not Linux, forbidden in a container
-
-
 def _exit_fd(child: int) -> int:
     """A descriptor that becomes readable when the child ends, which reaps nothing."""
     with contextlib.suppress(ProcessLookupError):  # reaped by somebody else: to be told by whoever waits for it
-        pidfd = _pidfd(child)
-        if pidfd is not None:
-            return pidfd
+        descriptor = pidfd(child)
+        if descriptor is not None:
+            return descriptor
     read_fd, write_fd = os.pipe()
 
     def watch() -> None:

@@ -103,7 +103,10 @@ class Source:
         return future
 
     def rest(self) -> Iterator[Future[Any]]:
-        """Return all tasks that are left, submitted as they are taken: mostly without Python code for each."""
+        """Return the futures of all that is left, submitted as they are taken: mostly without Python code for each.
+
+        Call `let_go` behind the last.
+        """
         return iter(self.next, None) if self.is_chunked or self._bar is not None else self._calls
 
     def let_go(self) -> None:

@@ -1054,6 +1054,8 @@ def test_a_worker_imports_little():
         "hpcpool.bash",
         "hpcpool.bash_process",
         "hpcpool.bash_template",
+        "hpcpool.processes",
+        "hpcpool.processes.process_end",
         "hpcpool.simple_command",
         "hpcpool.wire",
         "hpcpool.wire.staged",

@@ -10,6 +10,21 @@ if TYPE_CHECKING:
     import subprocess
 
 
+def pidfd(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when a process ends; None where the system has no such thing.
+
+    Raises ProcessLookupError if there is no such process (any more).
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+            raise
+        return None  # an old kernel, not Linux, forbidden in a container
+
+
 def has_ended(pid: int, within_s: float) -> bool | None:
     """Wait for the end of a process that nobody reaps meanwhile.
 
@@ -17,12 +32,10 @@ def has_ended(pid: int, within_s: float) -> bool | None:
         Whether it ended in time (seconds); None if that cannot be waited for: without pidfds (before Linux 5.3, macOS).
     """
     try:
-        descriptor = os.pidfd_open(pid)
+        descriptor = pidfd(pid)
     except ProcessLookupError:
         return True
-    except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
-            raise
+    if descriptor is None:
         return None
     try:
         poll = select.poll()

@@ -54,8 +54,8 @@ class Node:
         self._usable = 0
         #: Usable, ready workers without a task; the one that became idle last, the warmest, at the end.
         self._idle: dict[int, Worker] = {}
-        #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when it has finished
-        #: a task: so finding one costs the same however many workers are full.
+        #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when half of its
+        #: tasks are done: so finding one costs the same however many workers are full.
         self._takers: deque[Worker] = deque()
         #: Workers that have served enough and have no task, but have not been told to leave.
         self._spent: list[Worker] = []

@@ -528,6 +528,7 @@ class Client:
         tickets, self._tickets = self._tickets, {}
         self._waiting.clear()
         for ticket in tickets.values():
+            self._sender.landed(ticket)  # workers may still look at its segments
             self._finish_broken(ticket)
         self.inquiries.close()
 

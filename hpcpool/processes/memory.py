@@ -42,7 +42,7 @@ def cgroup_limits(own: str, root: str) -> Iterator[int]:
 
 
 def _limits_above(root: str, path: str, name: str) -> Iterator[int]:
-    names = path.strip("/").split("/")
+    names = [name for name in path.split("/") if name]
     for count in range(len(names), -1, -1):
         try:
             with open(os.path.join(root, *names[:count], name), encoding="ascii") as file:

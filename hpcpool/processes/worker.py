@@ -134,11 +134,10 @@ def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) ->
     tasks = TaskReader(permits, link)
     while (received := tasks.next()) is not None:
         started_at, start = time.time(), time.perf_counter()
-        outcome, packed = _run(*received, store)
-        if (pid := os.getpid()) != me:
-            os._exit(1)  # a child that the call has forked, and that has run out of the call: its parent answers
+        outcome, packed = _run(*received, store, me)
+        _end_child(me)
         del received
-        outcome.pid, outcome.started_at = pid, started_at
+        outcome.pid, outcome.started_at = me, started_at
         outcome.elapsed_s = elapsed_s = time.perf_counter() - start
         if elapsed_s < _SHORT_S:
             outcome.cpu_s = elapsed_s
@@ -155,10 +154,16 @@ def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) ->
         del packed
 
 
-def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Outcome, Packed]:
+def _end_child(me: int) -> None:
+    """End a child that a call has forked, and that has run out of the call: its parent answers, and makes segments."""
+    if os.getpid() != me:
+        os._exit(1)
+
+
+def _run(task: Task, frames: list[Any], store: SegmentStore | None, me: int) -> tuple[Outcome, Packed]:
     """Run one call; whatever happens in it becomes its outcome."""
     opened = Opened(store) if store is not None and task.layout else None
-    status, payload = _open_and_call(task, frames, opened, store)
+    status, payload = _open_and_call(task, frames, opened, store, me)
     if (stage := staged.current) is not None:
         staged.current = None
         stage.close()
@@ -173,7 +178,7 @@ def _run(task: Task, frames: list[Any], store: SegmentStore | None) -> tuple[Out
 
 
 def _open_and_call(
-    task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None
+    task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None, me: int
 ) -> tuple[Status, Payload]:
     try:
         function, args, kwargs = (
@@ -185,7 +190,10 @@ def _open_and_call(
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()
     try:
-        result = function(*args, **kwargs)
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            _end_child(me)
         if staged.current is not None:
             staged.current.bring_back()
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome

@@ -30,7 +30,8 @@ class FreeFiles:
         self.directory = os.path.join(shm, "free")
         self._shm = shm
         self._maker = maker
-        #: The files that this process has made and given, by class: it need not look for them, and has them mapped.
+        #: The files that this process has made and given, by class: it need not look for them, and may have them
+        #: mapped.
         self._own: collections.defaultdict[int, collections.deque[str]] = collections.defaultdict(collections.deque)
         #: Bytes of what has been given since they were counted; others may have taken some.
         self._given_bytes = _MOST_BYTES
@@ -59,7 +60,7 @@ class FreeFiles:
         own = self._own[size_class]
         while own:
             try:
-                name = own.popleft()
+                name = own.pop()  # the last: it is the most likely to be mapped
             except IndexError:  # another thread was faster
                 break
             if take(self._path(size_class, name), path):

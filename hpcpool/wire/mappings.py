@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import mmap
 import os
 import pickle
 import sys
+import weakref
 from typing import Any
 
 from hpcpool.wire.memory import address, copy
+from hpcpool.wire.references import is_last_reference
+
+log = logging.getLogger("hpcpool")
 
 #: From this size on a segment is mapped; below, reading and writing it costs less than the page faults.
 MAP_BYTES = 512 * 1024
+#: Most bytes and files of each sort that are kept.
 _KEPT_BYTES = 128 * 1024 * 1024
 _KEPT_FILES = 16
 #: Linux maps all pages at once, which is faster than one by one.
@@ -35,25 +41,24 @@ _FILE_PAGES = bytes(high for high in range(256) if not high & 0x40 and (not high
 
 Buffer = Any  # bytes, bytearray or memoryview
 
+#: A forked child lets go of them: it may outlive the pool.
+_all: weakref.WeakSet[Mappings] = weakref.WeakSet()
+
 
 class _Mapped:
-    """A file that is open and mapped."""
+    """A file that is mapped as a whole."""
 
-    __slots__ = ("_descriptor", "key", "memory")
+    __slots__ = ("key", "memory")
 
-    def __init__(self, descriptor: int, nbytes: int, flags: int) -> None:
-        """Map so much of a file; the descriptor stays the caller's."""
-        self.memory = mmap.mmap(descriptor, nbytes, flags, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._descriptor = os.dup(descriptor)
-        self.key = _key(os.fstat(descriptor))
+    def __init__(self, descriptor: int, flags: int, status: os.stat_result) -> None:
+        """Map an open file, of which `status` tells; the descriptor stays the caller's."""
+        self.memory = mmap.mmap(descriptor, status.st_size, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.key = _key(status)
 
     @property
-    def is_removed(self) -> bool:
-        return not os.fstat(self._descriptor).st_nlink
-
-    def __del__(self) -> None:
-        if hasattr(self, "_descriptor"):
-            os.close(self._descriptor)
+    def has_gone(self) -> bool:
+        """Whether the file is not the one any more that was mapped: who removes one makes it larger (see `remove`)."""
+        return self.memory.size() != len(self.memory)
 
 
 class Mappings:
@@ -66,23 +71,37 @@ class Mappings:
         self._written: dict[tuple[int, int], _Mapped] = {}
         self._read: dict[tuple[int, int], _Mapped] = {}
         self._is_closed = False
+        _all.add(self)
 
     def write(self, path: str, view: memoryview) -> bool:
-        """Write over the beginning of a file of the caller's alone; False, with nothing done, if it has no such room.
+        """Write over the beginning of a file of the caller's alone.
 
-        Raises OSError or ValueError if it cannot be mapped.
+        Returns:
+            False, with nothing done, if the file has not so much room, is too large to stay mapped, or cannot be.
         """
-        status = os.stat(path)
-        # What a file does not hold yet, a full file system could refuse: with a signal, where it is mapped.
-        if min(status.st_size, status.st_blocks * _BLOCK_BYTES) < view.nbytes:
+        try:
+            mapped = self._to_write(path, view.nbytes)
+        except OSError as error:
+            if error.errno is None:  # a signal's handler has raised it
+                raise
+            log.debug("%s is not mapped: %s", path, error)  # too many mappings or descriptors
             return False
-        mapped = self._written.pop(_key(status), None)
-        if mapped is None or len(mapped.memory) < view.nbytes:
-            _let_go_of_removed(self._written)
-            mapped = _map_to_write(path, status.st_size)
+        if mapped is None:
+            return False
         copy(mapped.memory, view, view.nbytes)
         self._keep(self._written, mapped)
         return True
+
+    def _to_write(self, path: str, nbytes: int) -> _Mapped | None:
+        status = os.stat(path)
+        # What a file does not hold yet, a full file system could refuse: with a signal, where it is mapped.
+        if min(status.st_size, status.st_blocks * _BLOCK_BYTES) < nbytes or status.st_size > _KEPT_BYTES:
+            return None
+        mapped = self._written.pop(_key(status), None)
+        if mapped is None or len(mapped.memory) < nbytes:
+            _let_go_of_gone(self._written)
+            mapped = _map_to_write(path)
+        return mapped
 
     def read(self, descriptor: int, nbytes: int) -> memoryview:
         """Return the beginning of a file, as memory of the caller's own.
@@ -94,8 +113,10 @@ class Mappings:
         status = os.fstat(descriptor)
         mapped = self._read.pop(_key(status), None)
         if mapped is None or len(mapped.memory) < nbytes:
-            _let_go_of_removed(self._read)
-            mapped = _Mapped(descriptor, max(nbytes, status.st_size), mmap.MAP_PRIVATE)
+            _let_go_of_gone(self._read)
+            if status.st_size < nbytes:
+                raise ValueError(f"a segment of {nbytes} bytes has only {status.st_size}")
+            mapped = _Mapped(descriptor, mmap.MAP_PRIVATE, status)
         lent = _lent_type(nbytes).from_buffer(mapped.memory)
         lent.mapped, lent.mappings = mapped, self
         return pickle.PickleBuffer(lent).raw()  # as plain bytes, which ctypes has no word for
@@ -123,16 +144,26 @@ class _Lent:
     """Memory that is lent: gives its mapping back when nobody looks at it any more."""
 
     mapped: _Mapped
-    mappings: Mappings
+    #: None until it is lent: Ctrl-C may strike before.
+    mappings: Mappings | None = None
 
     def __del__(self) -> None:
-        if not sys.is_finalizing():
+        # While the collector takes a cycle apart, what else is in it may still write to the memory.
+        if self.mappings is not None and is_last_reference(self) and not sys.is_finalizing():
             self.mappings.come_back(self.mapped)
 
 
-def _let_go_of_removed(kept: dict[tuple[int, int], _Mapped]) -> None:
+def _close_all() -> None:
+    for mappings in list(_all):
+        mappings.close()
+
+
+os.register_at_fork(after_in_child=_close_all)
+
+
+def _let_go_of_gone(kept: dict[tuple[int, int], _Mapped]) -> None:
     for mapped in list(kept.values()):
-        if mapped.is_removed:
+        if mapped.has_gone:
             kept.pop(mapped.key, None)
 
 
@@ -141,10 +172,10 @@ def _lent_type(nbytes: int) -> Any:
     return type("Memory", (_Lent, ctypes.Array), {"_length_": nbytes, "_type_": ctypes.c_ubyte})
 
 
-def _map_to_write(path: str, nbytes: int) -> _Mapped:
+def _map_to_write(path: str) -> _Mapped:
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return _Mapped(descriptor, nbytes, mmap.MAP_SHARED | _POPULATE)
+        return _Mapped(descriptor, mmap.MAP_SHARED | _POPULATE, os.fstat(descriptor))
     finally:
         os.close(descriptor)
 

@@ -79,7 +79,8 @@ def copy(target: Any, source: Any, nbytes: int) -> None:
         _memmove(begins[0] + place, begins[1] + place, count)
         return True
 
-    _each_piece(move, nbytes, (target, source))
+    if not _each_piece(move, nbytes, (target, source)):  # a helper has failed, for lack of memory perhaps
+        move(0, nbytes)
 
 
 def _each_piece(do: Callable[[int, int], bool], nbytes: int, buffers: tuple[Any, Any]) -> bool:

@@ -41,6 +41,11 @@ def prepare(run_directory: str, outer: str | None = None) -> int:
     return _make_lock(os.path.join(link, "lock"))
 
 
+def is_in_memory(run_directory: str) -> bool:
+    """Say whether `shm` is in tmpfs, and not on a disk."""
+    return os.path.realpath(os.path.join(run_directory, "shm")).startswith(os.path.join(_TMPFS, ""))
+
+
 def _make_lock(path: str) -> int:
     """Make the file so that nobody ever sees it unlocked."""
     lock = os.open(f"{path}.new", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -187,11 +187,35 @@ def remove(path: str, *, has_viewers: bool = True) -> None:
         path: of the file.
         has_viewers: somebody may still look at its content. If not, its memory is free at once, whoever has it mapped.
     """
+    if not has_viewers:
+        _empty(path)
+    _make_larger(path)
     try:
-        if not has_viewers:
-            os.truncate(path, 0)
         os.unlink(path)
     except FileNotFoundError:  # it has gone with the pool
         return
     except OSError as error:
         log.warning("%s cannot be removed now: %s", path, error)
+
+
+def _make_larger(path: str) -> None:
+    """Let who has a file mapped see that it goes (see `wire.mappings`)."""
+    try:
+        os.truncate(path, os.stat(path).st_size + 1)
+    except OSError as error:
+        log.debug("%s stays as large as it is: %s", path, error)
+
+
+def _empty(path: str) -> None:
+    """Free the memory of a file. It keeps its size, since to look behind the end of a mapped file is a bus error."""
+    if not hasattr(mmap, "MADV_REMOVE"):  # not Linux
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            with mmap.mmap(descriptor, os.fstat(descriptor).st_size) as memory:
+                memory.madvise(mmap.MADV_REMOVE)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError) as error:  # no descriptors left; a file system that cannot do it; an empty file
+        log.debug("the memory of %s is free when nobody has it mapped any more: %s", path, error)

@@ -8,7 +8,6 @@ most of what a new one costs is the kernel's clearing of its pages, and so are m
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import itertools
 import logging
@@ -23,6 +22,8 @@ from hpcpool.wire.free_files import FreeFiles
 from hpcpool.wire.keeper import Keeper
 from hpcpool.wire.mappings import MAP_BYTES, Mappings
 from hpcpool.wire.memory import address, is_same
+from hpcpool.wire.references import is_last_reference
+from hpcpool.wire.run_directory import is_in_memory
 from hpcpool.wire.segment_files import (
     BYTES,
     MEMORY,
@@ -81,8 +82,11 @@ def _open(mappings: Mappings, path: str, nbytes: int, kind: int) -> Buffer:
         if kind == BYTES:
             return _read_bytes(descriptor, nbytes)
         if nbytes >= MAP_BYTES:
-            with contextlib.suppress(OSError):  # too many mappings: a copy does as well
+            try:
                 return mappings.read(descriptor, nbytes)
+            except OSError as error:  # too many mappings: a copy does as well
+                if error.errno is None:  # a signal's handler has raised it
+                    raise
         memory = bytearray(nbytes)
         with memoryview(memory) as view:
             position = 0
@@ -228,7 +232,8 @@ class Segment:
             if not self.is_away:
                 segment_files.drop(self.store.run_directory, [self.path])
         else:
-            self.store.release(self.path, self.nbytes, self._is_clean and self._epoch == _epoch[0])
+            is_clean = self._is_clean and self._epoch == _epoch[0] and is_last_reference(self)
+            self.store.release(self.path, self.nbytes, is_clean)
 
 
 class SegmentStore:
@@ -246,8 +251,7 @@ class SegmentStore:
         self._numbers = itertools.count(1)
         self._shm = os.path.join(run_directory, "shm")
         self._free = FreeFiles(self._shm, maker)
-        #: Else what is there is on a disk.
-        self._is_in_memory = os.path.islink(self._shm)
+        self._is_in_memory = is_in_memory(run_directory)
         self.mappings = Mappings()
         self._segments: weakref.WeakValueDictionary[str, Segment] = weakref.WeakValueDictionary()
         #: By address, size and kind of the memory that they were made of.
@@ -346,9 +350,6 @@ class SegmentStore:
             return False
         try:
             return self.mappings.write(path, view)
-        except (OSError, ValueError) as error:  # too many mappings or descriptors
-            log.debug("%s is not mapped: %s", path, error)
-            return False
         except BaseException:
             remove(path)
             raise

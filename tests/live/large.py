@@ -113,3 +113,11 @@ def use(array: np.ndarray, number: float, how: str) -> Any:
     elif how == "half":
         return array[: len(array) // 2]
     return array
+
+
+def fork_and_return(count: int = LARGE) -> np.ndarray:
+    """A call whose child runs out of it, too."""
+    pid = os.fork()
+    if pid:
+        os.waitpid(pid, 0)
+    return np.full(count // 8, 1.0 if pid == 0 else 2.0)

@@ -17,6 +17,7 @@ import pytest
 
 from hpcpool import BrokenPool, WorkerCrashed
 from hpcpool.wire import segment_files
+from hpcpool.wire.segments import SegmentStore
 from tests.live import calls, large
 from tests.live.large import LARGE
 from tests.live.processes import PATIENCE_S, Pool, executor, is_alive, kill, own_manager, until
@@ -134,6 +135,24 @@ def test_what_a_child_of_a_call_looks_at_stays_as_it_was(pool, tmp_path):
     (tmp_path / "gate").touch()
     until((tmp_path / "report").exists)
     assert float((tmp_path / "report").read_text()) == LARGE / 8
+
+
+def test_a_child_that_returns_from_its_call_makes_no_result(pool):
+    for _ in range(10):
+        assert (pool.submit(large.fork_and_return).result(PATIENCE_S) == 2.0).all()
+
+
+def test_what_calls_of_a_pool_that_breaks_look_at_is_not_used_again(tmp_path, monkeypatch):
+    used_again: list[bool] = []
+    monkeypatch.setattr(SegmentStore, "release", lambda store, path, nbytes, is_clean: used_again.append(is_clean))
+    with executor(1) as pool:
+        started = tmp_path / "started"
+        future = pool.submit(large.wait_with, large.ones(), tmp_path / "gate", started)
+        until(started.exists, "the call runs")
+        kill(Pool.of(pool).interchange)
+        with pytest.raises(BrokenPool):
+            future.result(PATIENCE_S)
+    assert used_again == [False]
 
 
 def test_what_a_child_of_the_program_looks_at_stays_as_it_was(pool, tmp_path):
@@ -355,7 +374,6 @@ def test_put_refuses_what_cannot_be_put(pool, tmp_path):
 BUSY = """
 import sys, time
 from pathlib import Path
-from typing import Any
 from hpcpool import HPCPoolExecutor
 from tests.live import large
 

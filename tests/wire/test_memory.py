@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 
 import pytest
@@ -129,3 +130,30 @@ def test_a_helper_that_fails_makes_no_buffers_the_same(monkeypatch: pytest.Monke
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(memory, "_memcmp", failing)
     assert not memory.is_same(bytes(LARGE), bytes(LARGE), LARGE)
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 1000, LARGE])
+def test_so_many_bytes_are_copied_and_no_more(nbytes: int):
+    source = random.Random(nbytes).randbytes(nbytes + 1)
+    target = bytearray(nbytes + 1)
+    memory.copy(target, source, nbytes)
+    assert target == source[:nbytes] + b"\0"
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_what_a_helper_has_not_copied_is_copied_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    def failing(*places: int) -> None:
+        if threading.current_thread().name == "hpcpool memory":
+            failed.set()
+            raise MemoryError
+        failed.wait(60.0)
+        move(*places)
+
+    failed = threading.Event()
+    move = memory._memmove
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(memory, "_memmove", failing)
+    source, target = random.Random(1).randbytes(LARGE), bytearray(LARGE)
+    memory.copy(target, source, LARGE)
+    assert target == source
+    assert helpers() == []

@@ -29,6 +29,7 @@ def test_what_is_made_is_private_and_goes(tmp_path, tmpfs):
     os.close(lock)
     (shared,) = tmpfs.iterdir()
     assert (directory / "shm").resolve() == shared
+    assert run_directory.is_in_memory(str(directory))
     assert (shared / "run").readlink() == directory
     assert {path.name for path in shared.iterdir()} == {"free", "lock", "run"}
     for path in (shared, shared / "free", directory / "spill"):
@@ -44,6 +45,10 @@ def test_without_tmpfs_all_is_in_the_run_directory(tmp_path, tmpfs):
     os.close(lock)
     assert (directory / "shm" / "free").is_dir()
     assert not (directory / "shm").is_symlink()
+    assert not run_directory.is_in_memory(str(directory))
+    inner, inner_lock = made(directory, "hpcpool-inner", outer=str(directory))
+    os.close(inner_lock)
+    assert not run_directory.is_in_memory(str(inner)), "what is linked to it is on the disk, too"
     run_directory.remove_dead()
     run_directory.remove(str(directory))
     assert not directory.exists()

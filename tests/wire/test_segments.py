@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import logging
+import mmap
 import os
 import pickle
 
@@ -240,10 +241,9 @@ def test_a_file_that_is_interrupted_while_it_is_used_again_is_removed(store, run
     assert files(run_directory) == free(run_directory) == []
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "Cannot allocate memory"), ValueError()])
-def test_where_nothing_can_be_mapped_files_are_used_again_all_the_same(error, store, run_directory, monkeypatch):
+def test_where_nothing_can_be_mapped_files_are_used_again_all_the_same(store, run_directory, monkeypatch):
     def refused(*arguments):
-        raise error
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
     store.write(bytearray(LARGE))
     monkeypatch.setattr(mappings, "_map_to_write", refused)
@@ -256,9 +256,14 @@ def test_a_file_on_a_disk_is_not_written_through_a_mapping(tmp_path, monkeypatch
     (tmp_path / "shm" / "free").mkdir(parents=True)
     store = SegmentStore(str(tmp_path), "client")
     monkeypatch.setattr(mappings, "_map_to_write", None)
+    inodes = set()
     for _ in range(2):
         content = pattern(LARGE)
-        assert store.write(content).view() == content
+        segment = store.write(content)
+        inodes.add(os.stat(tmp_path / segment.path).st_ino)
+        assert segment.view() == content
+        del segment
+    assert len(inodes) == 1, "it was used again"
 
 
 def test_a_file_of_another_size_is_not_used_again(store, run_directory):
@@ -306,12 +311,56 @@ def test_what_a_forked_child_may_look_at_is_not_used_again_and_the_child_removes
     assert len(free(run_directory)) == 1, "what was made after the fork is nobody else's"
 
 
+class Cycle:
+    def __init__(self, segment):
+        self.segment = segment
+        self.itself = self
+
+
+def test_what_goes_in_a_cycle_is_not_used_again(store, run_directory):
+    """Its other objects may still look at it."""
+    Cycle(store.write(bytearray(LARGE)))
+    gc.collect()
+    assert files(run_directory) == free(run_directory) == []
+
+
 def test_only_so_much_waits_to_be_used_again(store, run_directory, monkeypatch):
     monkeypatch.setattr(free_files, "_MOST_BYTES", 4 * LARGE)
     held = [store.write(bytearray(LARGE)) for _ in range(6)]
     del held
     assert len(free(run_directory)) == 4
     assert files(run_directory) == []
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_REMOVE"), reason="this system keeps memory as long as it is mapped")
+def test_what_is_removed_while_nobody_looks_takes_no_memory_whoever_has_it_mapped(store, run_directory, monkeypatch):
+    monkeypatch.setattr(free_files, "_MOST_BYTES", 0)
+    segment = store.write(bytearray(LARGE))
+    with open(run_directory / segment.path, "r+b") as file, mmap.mmap(file.fileno(), LARGE) as memory:
+        assert os.fstat(file.fileno()).st_blocks * 512 == LARGE
+        del segment
+        assert os.fstat(file.fileno()).st_nlink == os.fstat(file.fileno()).st_blocks == 0
+        assert memory[:] == bytes(LARGE), "and it is no error to look at it"
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ((os, "open"), OSError(errno.EMFILE, "Too many open files")),
+        ((mmap, "mmap"), OSError(errno.ENOMEM, "Cannot allocate memory")),
+        ((mmap, "mmap"), ValueError("cannot mmap an empty file")),
+    ],
+)
+def test_what_cannot_be_emptied_is_removed_all_the_same(where, error, store, run_directory, monkeypatch):
+    def refuse(*arguments):
+        raise error
+
+    monkeypatch.setattr(free_files, "_MOST_BYTES", 0)
+    segment = store.write(bytearray(LARGE))
+    monkeypatch.setattr(*where, refuse)
+    del segment
+    monkeypatch.undo()
+    assert files(run_directory) == free(run_directory) == []
 
 
 def test_a_call_that_puts_an_argument_aside_is_seen(store, run_directory):

@@ -528,7 +528,8 @@ class Client:
         tickets, self._tickets = self._tickets, {}
         self._waiting.clear()
         for ticket in tickets.values():
-            self._sender.landed(ticket)  # workers may still look at its segments
+            for segment in ticket.segments:
+                segment.spoil()  # workers may still look at it
             self._finish_broken(ticket)
         self.inquiries.close()
 

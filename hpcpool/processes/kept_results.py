@@ -102,7 +102,8 @@ class KeptResults:
             segment = self._away.pop(message.path, None)
             if segment is not None:  # else it was let go of in the meantime
                 segment.loss = message.error
-                segment.is_away = bool(message.error)
+                if not message.error:
+                    segment.has_come()
                 self._changed.notify_all()
 
     def discard(self, outcome: Outcome) -> None:

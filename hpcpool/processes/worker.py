@@ -109,7 +109,11 @@ def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:
     try:
         function, arguments = pickle.loads(initializer)
         if function is not None:
-            function(*arguments)
+            me = os.getpid()
+            try:
+                function(*arguments)
+            finally:
+                _end_child(me)
     except BaseException:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         _say_ready(link, Status.FAILED, traceback.format_exc().encode())
@@ -155,7 +159,7 @@ def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) ->
 
 
 def _end_child(me: int) -> None:
-    """End a child that a call has forked, and that has run out of the call: its parent answers, and makes segments."""
+    """End a child that a call has forked, and that has run out of it: its parent answers, and makes segments."""
     if os.getpid() != me:
         os._exit(1)
 

@@ -123,7 +123,7 @@ class Mappings:
 
     def come_back(self, mapped: _Mapped) -> None:
         """Nobody looks at memory any more that was lent: keep its mapping if nobody has written to it either."""
-        if len(mapped.memory) <= _KEPT_BYTES and _is_as_in_file(mapped.memory):
+        if len(mapped.memory) <= _KEPT_BYTES and not mapped.has_gone and _is_as_in_file(mapped.memory):
             self._keep(self._read, mapped)
 
     def close(self) -> None:
@@ -146,11 +146,16 @@ class _Lent:
     mapped: _Mapped
     #: None until it is lent: Ctrl-C may strike before.
     mappings: Mappings | None = None
+    #: Gets an entry then.
+    returned: list[None] | None = None
 
     def __del__(self) -> None:
-        # While the collector takes a cycle apart, what else is in it may still write to the memory.
-        if self.mappings is not None and is_last_reference(self) and not sys.is_finalizing():
-            self.mappings.come_back(self.mapped)
+        # While the collector takes a cycle apart, what else is in it may still look at the memory, and write to it.
+        if self.mappings is None or not is_last_reference(self) or sys.is_finalizing():
+            return
+        if self.returned is not None:
+            self.returned.append(None)
+        self.mappings.come_back(self.mapped)
 
 
 def _close_all() -> None:

@@ -90,6 +90,8 @@ class _Keeper:
             try:
                 buffers.append(self.store.share(raw) if self._is_captured else self.store.write(raw))
             except OSError as error:
+                if error.errno is None:  # a signal's handler has raised it
+                    raise
                 self.store.warn_of(error)
             else:
                 return False
@@ -103,6 +105,8 @@ class _Keeper:
             try:
                 return Payload(self.store.write(data), buffers)
             except OSError as error:
+                if error.errno is None:
+                    raise
                 self.store.warn_of(error)
         return Payload(data, buffers)
 
@@ -280,7 +284,9 @@ def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payl
         buffers: list[Buffer] = []
         try:
             data = pickle.dumps(obj, 5, buffer_callback=functools.partial(keeper.keep_in_band, buffers))
-        except Exception:  # noqa: BLE001 - a future, a lambda, …: the thorough ways below know what to do
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+                raise
             data = _MAIN
         if _MAIN not in data and _PIPES_BYTES not in data:
             return keeper.payload(data, buffers), ()
@@ -299,7 +305,9 @@ def _pickle_plainly(
     file = io.BytesIO()
     try:
         _PlainPickler(file, found).dump(obj)
-    except Exception:  # noqa: BLE001 - whatever stopped plain pickle, cloudpickle has the last word
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise
         return None
     data = file.getvalue()
     return (keeper.payload(data, found.buffers), found.futures) if _MAIN not in data else None

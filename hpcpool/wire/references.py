@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import sys
 
-#: What is counted below when nobody but its finalizer refers to an object: a matter of the interpreter's version.
-_alone: list[int] = []
-
 
 class _Probe:
+    """Counts the references to an object of which nobody but its finalizer has one: versions and debuggers add some."""
+
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+
     def __del__(self) -> None:
-        _note(self)
+        _count(self, self._counts)
 
 
-def _note(finalized: object) -> None:
-    _alone.append(sys.getrefcount(finalized))
-
-
-_Probe()
+def _count(finalized: object, counts: list[int]) -> None:
+    counts.append(sys.getrefcount(finalized))
 
 
 def is_last_reference(finalized: object) -> bool:
@@ -28,4 +27,6 @@ def is_last_reference(finalized: object) -> bool:
     Args:
         finalized: `self`, in `__del__` itself.
     """
-    return sys.getrefcount(finalized) <= _alone[0]
+    counts: list[int] = []
+    _Probe(counts)
+    return sys.getrefcount(finalized) <= counts[0]

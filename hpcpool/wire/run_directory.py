@@ -43,7 +43,7 @@ def prepare(run_directory: str, outer: str | None = None) -> int:
 
 def is_in_memory(run_directory: str) -> bool:
     """Say whether `shm` is in tmpfs, and not on a disk."""
-    return os.path.realpath(os.path.join(run_directory, "shm")).startswith(os.path.join(_TMPFS, ""))
+    return os.path.realpath(os.path.join(run_directory, "shm")).startswith(os.path.join(os.path.realpath(_TMPFS), ""))
 
 
 def _make_lock(path: str) -> int:

@@ -14,7 +14,6 @@ import logging
 import mmap
 import os
 import weakref
-from typing import Any
 
 from hpcpool.errors import ResultLost
 from hpcpool.wire import segment_files
@@ -52,7 +51,9 @@ class Opened:
 
     def __init__(self, store: SegmentStore) -> None:
         self._store = store
-        self._lent: list[weakref.ref[Any]] = []
+        self._lent = 0
+        #: Has an entry for each of these at which nobody looks any more.
+        self._returned: list[None] = []
         self._epoch = _epoch[0]
 
     def __call__(self, reference: Buffer) -> Buffer:
@@ -60,13 +61,14 @@ class Opened:
         kind, nbytes, path = read_reference(reference)
         memory = _open_anywhere(self._store, path, nbytes, kind)
         if isinstance(memory, memoryview):
-            self._lent.append(weakref.ref(memory.obj))
+            self._lent += 1
+            memory.obj.returned = self._returned  # type: ignore[attr-defined]
         return memory
 
     @property
     def are_in_use(self) -> bool:
         """Whether something still looks at what was opened; a process that was forked since is taken to do so."""
-        return bool(self._lent) and (self._epoch != _epoch[0] or any(lent() is not None for lent in self._lent))
+        return bool(self._lent) and (self._epoch != _epoch[0] or len(self._returned) < self._lent)
 
 
 def _open_anywhere(store: SegmentStore, path: str, nbytes: int, kind: int) -> Buffer:
@@ -115,46 +117,80 @@ def _checked(count: int, path: str) -> int:
     return count
 
 
-class Segment:
-    """One segment, and the right to its file: removes it, or has it used again, when this object goes."""
+class _Right:
+    """The right to the file of a segment: removes it, or has it used again, when this object goes.
 
-    __slots__ = (
-        "__weakref__",
-        "_epoch",
-        "_is_clean",
-        "_kind",
-        "_rest",
-        "_source",
-        "_twin",
-        "is_away",
-        "keeper",
-        "loss",
-        "nbytes",
-        "path",
-        "store",
-    )
+    It is none of the segment itself, to which there are weak references: they are good until a finalizer has run.
+    """
 
-    def __init__(self, store: SegmentStore, path: str, nbytes: int, kind: int) -> None:
+    __slots__ = ("_epoch", "is_away", "is_clean", "keeper", "nbytes", "path", "store")
+
+    def __init__(self, store: SegmentStore, path: str, nbytes: int) -> None:
         self.store = store
         #: Below the run directory; "" when it belongs to somebody else, or has gone with the pool.
         self.path = path
         self.nbytes = nbytes
-        self._kind = kind
         #: Who knows of it, if the node that made it is on another host and keeps it; None: it is here only.
         self.keeper: Keeper | None = None
         #: Its content is not on this host.
         self.is_away = False
-        #: Why that can never come; "": it may.
-        self.loss = ""
         #: Nobody but this process has looked at it.
-        self._is_clean = True
+        self.is_clean = True
         self._epoch = _epoch[0]
+
+    def __del__(self) -> None:
+        if not self.path or os.getpid() != self.store.pid:
+            return
+        if self.keeper is not None:
+            self.keeper.let_go(self.path)
+            if not self.is_away:
+                segment_files.drop(self.store.run_directory, [self.path])
+        else:
+            is_clean = self.is_clean and self._epoch == _epoch[0] and is_last_reference(self)
+            self.store.release(self.path, self.nbytes, is_clean)
+
+
+class Segment:
+    """One segment; its file goes, or is used again, with this object."""
+
+    __slots__ = ("__weakref__", "_kind", "_rest", "_right", "_source", "_twin", "loss", "nbytes", "store")
+
+    def __init__(self, store: SegmentStore, path: str, nbytes: int, kind: int) -> None:
+        self.store = store
+        self.nbytes = nbytes
+        self._kind = kind
+        self._right = _Right(store, path, nbytes)
+        #: Why its content can never come here; "": it may, or is here.
+        self.loss = ""
         #: Its content, when the file has gone with the pool.
         self._rest: Buffer | None = None
         #: The bytes object that it was made of, which never changes.
         self._source: bytes | None = None
         #: The file's memory, to compare other memory with.
         self._twin: mmap.mmap | None = None
+
+    @property
+    def path(self) -> str:
+        """Where it is, below the run directory; "" when it belongs to somebody else, or has gone with the pool."""
+        return self._right.path
+
+    @property
+    def keeper(self) -> Keeper | None:
+        """Who knows of it, if the node that made it is on another host and keeps it; None: it is here only."""
+        return self._right.keeper
+
+    @property
+    def is_away(self) -> bool:
+        """Whether its content is not on this host."""
+        return self._right.is_away
+
+    def has_come(self) -> None:
+        """Its content is on this host now."""
+        self._right.is_away = False
+
+    def stay_away(self, keeper: Keeper) -> None:
+        """Its content is on another host, and kept there."""
+        self._right.keeper, self._right.is_away = keeper, True
 
     @property
     def reference(self) -> bytes:
@@ -212,28 +248,17 @@ class Segment:
 
     def spoil(self) -> None:
         """Somebody may look at it even when it is over, so its file must not be used again."""
-        self._is_clean = False
+        self._right.is_clean = False
 
     def outlive_pool(self) -> None:
         """The pool ends, and its files with it: keep the content."""
         if self.path and not self.is_away:
             self._rest = _open_anywhere(self.store, self.path, self.nbytes, self._kind)
-            self.path = ""
+            self._right.path = ""
 
     def give_away(self) -> None:
         """Somebody else has the reference, and the segment with it."""
-        self.path = ""
-
-    def __del__(self) -> None:
-        if not self.path or os.getpid() != self.store.pid:
-            return
-        if self.keeper is not None:
-            self.keeper.let_go(self.path)
-            if not self.is_away:
-                segment_files.drop(self.store.run_directory, [self.path])
-        else:
-            is_clean = self._is_clean and self._epoch == _epoch[0] and is_last_reference(self)
-            self.store.release(self.path, self.nbytes, is_clean)
+        self._right.path = ""
 
 
 class SegmentStore:
@@ -312,7 +337,7 @@ class SegmentStore:
         """Take over a segment that stays at its node, on another host."""
         kind, nbytes, path = read_reference(reference)
         segment = Segment(self, path, nbytes, kind)
-        segment.keeper, segment.is_away = keeper, True
+        segment.stay_away(keeper)
         return self._noted(segment)
 
     def outlive_pool(self) -> None:
@@ -320,7 +345,7 @@ class SegmentStore:
         for segment in list(self._segments.values()):
             try:
                 segment.outlive_pool()
-            except OSError as error:
+            except (OSError, EOFError, ValueError) as error:
                 log.warning("a result of %d bytes is lost with its pool: %s", segment.nbytes, error)
         self.mappings.close()
 

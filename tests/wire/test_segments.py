@@ -312,9 +312,39 @@ def test_what_a_forked_child_may_look_at_is_not_used_again_and_the_child_removes
 
 
 class Cycle:
-    def __init__(self, segment):
-        self.segment = segment
+    def __init__(self, held):
+        self.held = held
         self.itself = self
+
+
+def test_memory_that_something_in_a_cycle_brings_back_to_life_is_in_use(store):
+    class Reborn(Cycle):
+        def __del__(self):
+            again.append(self.held)
+
+    again: list[memoryview] = []
+    segment = store.write(bytearray(LARGE))
+    opened = Opened(store)
+    Reborn(opened(segment.reference))
+    gc.collect()
+    assert again
+    assert opened.are_in_use
+
+
+def test_a_segment_that_goes_in_this_moment_is_not_shared_again(store, monkeypatch):
+    """Its file is about to be given away, and other threads run."""
+    content, shared = bytes(LARGE), []
+
+    def rename(old, new):
+        if not shared:
+            shared.append(store.share(content))
+        real(old, new)
+
+    real = os.rename
+    segment = store.share(content)
+    monkeypatch.setattr(os, "rename", rename)
+    del segment
+    assert shared[0].view() == content
 
 
 def test_what_goes_in_a_cycle_is_not_used_again(store, run_directory):
@@ -322,6 +352,27 @@ def test_what_goes_in_a_cycle_is_not_used_again(store, run_directory):
     Cycle(store.write(bytearray(LARGE)))
     gc.collect()
     assert files(run_directory) == free(run_directory) == []
+
+
+def test_memory_that_is_put_aside_in_a_cycle(store):
+    """The collector finds nobody who looks at it, so late that nobody has waited for that."""
+    segment = store.write(bytearray(LARGE))
+    opened = Opened(store)
+    Cycle(opened(segment.reference))
+    assert opened.are_in_use
+    gc.collect()
+    assert opened.are_in_use
+
+
+@pytest.mark.parametrize("value", [bytes(LARGE), bytearray(LARGE), "x" * LARGE, Cycle(np.zeros(LARGE))])
+def test_what_a_signals_handler_raises_while_something_is_shared_is_passed_on(value, store, monkeypatch, caplog):
+    def interrupted(*arguments):
+        raise TimeoutError("alarm")
+
+    monkeypatch.setattr(store, "write", interrupted)
+    with pytest.raises(TimeoutError, match="alarm"):
+        pickle_call(len, (value,), {}, store=store)
+    assert not caplog.records
 
 
 def test_only_so_much_waits_to_be_used_again(store, run_directory, monkeypatch):
@@ -646,7 +697,7 @@ class Shelf:
         path = os.path.join(segment.store.run_directory, self.folder, os.path.basename(segment.path))
         with open(path, "wb") as file:
             file.write(self.content)
-        segment.is_away = False
+        segment.has_come()
 
     def let_go(self, path):
         self.gone.append(path)

@@ -30,7 +30,7 @@ from hpcpool.core.orders import (
 from hpcpool.core.pace import node_depth, worker_depth, worth_moving
 from hpcpool.core.starts import START_AGAIN_S, Starts
 from hpcpool.core.wide_tasks import WideTasks
-from hpcpool.core.worker import Worker
+from hpcpool.core.worker import Worker, take_warmest
 
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
@@ -54,6 +54,8 @@ class Node:
         self._usable = 0
         #: Usable, ready workers without a task; the one that became idle last, the warmest, at the end.
         self._idle: dict[int, Worker] = {}
+        #: Workers that are being ended: until they have gone, their slots are not free.
+        self._ending: dict[int, Worker] = {}
         #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when half of its
         #: tasks are done: so finding one costs the same however many workers are full.
         self._takers: deque[Worker] = deque()
@@ -149,7 +151,6 @@ class Node:
         if given:
             self._behind -= 1
             self._now_runs(worker, now)
-            # Many tasks at once, when half of them are done: each message costs as much as several tasks in it.
             if 2 * len(given) <= worker_depth(self._mean_s):
                 self._list(worker)
         else:
@@ -232,6 +233,7 @@ class Node:
         """A worker is gone; `unread` are the tasks still in its channel. All its outcomes have been told before."""
         worker = self._workers.pop(number)
         self._idle.pop(number, None)
+        self._ending.pop(number, None)
         self._leaving -= worker.leaving and worker.ending is None
         worker.leaving = True
         orders = self._unread(worker, unread, now)
@@ -296,8 +298,8 @@ class Node:
         return orders
 
     def _next_taker(self, now: float, depth: int) -> Worker | None:
-        if self._idle and self._active < self._wide.most_active:
-            return self._idle.popitem()[1]
+        if self._idle and self._active < self._wide.most_active and (idle := take_warmest(self._idle, self._ending)):
+            return idle
         if depth == 1:
             return None
         takers = self._takers
@@ -471,6 +473,7 @@ class Node:
         if worker.ending is not None:
             return []
         worker.ending, worker.victim = reason, worker.given[0]
+        self._ending[worker.number] = worker
         self._look_at_usability(worker)
         take_back = [TakeBack(worker.number)] if len(worker.given) > 1 else []
         return [*take_back, EndWorker(worker.number)]

@@ -57,10 +57,12 @@ class WideTasks:
         if not self.queue:
             return None
         workers = list(workers)
-        busy = {slot for worker in workers if worker.given or worker.ending is not None for slot in worker.slots}
-        free = set(range(self._slots)) - busy - self.blocked
+        busy = [worker for worker in workers if worker.given or worker.ending is not None]
+        free = set(range(self._slots)) - {slot for worker in busy for slot in worker.slots} - self.blocked
         width = self.widths[self.queue[0]]
-        if len(free) < width:
+        # One that runs its last call and the one in its place may have the same slot: there is less room than that.
+        room = self._slots - len(self.blocked) - sum(not worker.is_wide for worker in busy)
+        if min(len(free), room) < width:
             return None
         vacant = free - {slot for worker in workers for slot in worker.slots}
         slots = choose(vacant if len(vacant) >= width else free, width)

@@ -36,3 +36,12 @@ class Worker:
     is_wide: bool = False
     #: The wide task that it will be given when it is ready; never also in `given` or in a queue.
     awaits: int | None = None
+
+
+def take_warmest(idle: dict[int, Worker], ending: dict[int, Worker]) -> Worker | None:
+    """Take the last of the idle workers, but for those with a slot that one has that is being ended; None: all have."""
+    if not ending:
+        return idle.popitem()[1]
+    held = {slot for worker in ending.values() for slot in worker.slots}
+    number = next((number for number, worker in reversed(idle.items()) if held.isdisjoint(worker.slots)), None)
+    return None if number is None else idle.pop(number)

@@ -408,12 +408,14 @@ class SimulatedNode:
             assert self.now <= end_by, "a cancelled task runs on"
 
     def _judge_work_is_not_kept_waiting(self) -> None:
-        held = set(self._held()) | {worker.own for worker in self.workers.values()}
+        # A wide worker that was told to leave has its task no more: it may have been taken back, and claim slots again.
+        held = set(self._held()) | {worker.own for worker in self.workers.values() if not worker.retired}
         waiting = [task for task in self.here if task not in held and not self.fates[task].is_over]
         wide = [worker for worker in self.workers.values() if worker.own is not None]
         busy = [w for w in self.workers.values() if w.own is None and (w.running is not None or w.unread or w.outcomes)]
         claimed = sum(self.fates[task].width for task in waiting)
         room = self.slots - sum(len(worker.slots) for worker in wide) - len(busy) - claimed
+        dying = [worker for worker in self.workers.values() if worker.doomed]
         idle = [
             worker
             for worker in self.workers.values()
@@ -421,7 +423,7 @@ class SimulatedNode:
             and worker.own is None
             and not worker.doomed
             and not worker.retired
-            and not any(set(worker.slots) & set(other.slots) for other in wide)
+            and not any(set(worker.slots) & set(other.slots) for other in [*wide, *dying])
             and (self.max_tasks is None or worker.reads < self.max_tasks)
         ]
         if any(not self.fates[task].width for task in waiting):
@@ -429,5 +431,6 @@ class SimulatedNode:
         wide_waiting = [task for task in waiting if self.fates[task].width]
         doomed = any(worker.doomed for worker in self.workers.values())
         free = self.slots - len({slot for worker in [*wide, *busy] for slot in worker.slots})
+        free = min(free, self.slots - sum(len(worker.slots) for worker in wide) - len(busy))
         if wide_waiting and not doomed:
             assert free < self.fates[self.node._wide.queue[0]].width, "a wide call waits although it has room"

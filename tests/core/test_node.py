@@ -195,6 +195,21 @@ def test_so_is_a_full_one():
     assert node.taken_back(1, [2, 3], 5.0) == [Give(1, 3), Give(1, 4)]
 
 
+def test_a_slot_is_not_used_again_before_its_worker_has_gone():
+    node = ready_node(3, mean_s=0.1)
+    given = {order.task: order.worker for order in arrive(node, 1, 2, 3)}
+    assert node.killed(1) == [EndWorker(given[1])]
+    assert arrive(node, 4, 5) == [StartWorker(4)]
+    for done in ((2, 3), (4, 5)):
+        for task in done:
+            assert node.finished(given[task], task, 0.1, 0.0)
+        given |= {order.task: order.worker for order in node.refill(0.0)}
+    assert node.worker_ready(4, 0.0) == []
+    assert [order.worker for order in arrive(node, 6, 7)] == [given[5], given[4]]
+    assert arrive(node, 8) == []
+    assert node.worker_ended(given[1], [], 0.0) == [Ended(1, End.KILLED), Give(4, 8)]
+
+
 def test_a_task_that_could_not_be_taken_back_begins_when_those_before_it_are_gone():
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2, now=5.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from hpcpool.core.node import Node
 from hpcpool.core.orders import (
     Crashed,
@@ -16,6 +18,8 @@ from hpcpool.core.orders import (
     StartWorker,
 )
 from hpcpool.core.starts import START_FAILURE_LIMIT
+from hpcpool.core.wide_tasks import WideTasks
+from hpcpool.core.worker import Worker
 
 
 def arrive(node: Node, *tasks: int, now: float = 0.0, **widths: int) -> list[Order]:
@@ -176,3 +180,13 @@ def test_it_takes_slots_without_a_worker_rather_than_those_of_an_idle_one():
     assert arrive(node, t2=3) == [StartWideWorker(2, 2)]
     assert node.slots_of(2) == (1, 2, 3)
     assert arrive(node, 3) == [Give(1, 3)], "which can serve meanwhile"
+
+
+def test_two_calls_on_one_slot_leave_less_room_than_there_are_free_slots():
+    """A worker that runs its last call, and the one in its place."""
+    wide = WideTasks(3)
+    workers = [Worker(number, (slot,), given=deque([number])) for number, slot in ((1, 0), (2, 1), (3, 1))]
+    wide.claim(9, 1)
+    assert wide.next(workers) is None
+    workers[2].given.clear()
+    assert wide.next(workers) == (9, (2,))

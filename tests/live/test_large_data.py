@@ -146,10 +146,10 @@ def test_what_calls_of_a_pool_that_breaks_look_at_is_not_used_again(tmp_path, mo
     used_again: list[bool] = []
     monkeypatch.setattr(SegmentStore, "release", lambda store, path, nbytes, is_clean: used_again.append(is_clean))
     with executor(1) as pool:
-        started = tmp_path / "started"
+        started, interchange = tmp_path / "started", Pool.of(pool).interchange
         future = pool.submit(large.wait_with, large.ones(), tmp_path / "gate", started)
         until(started.exists, "the call runs")
-        kill(Pool.of(pool).interchange)
+        kill(interchange)
         with pytest.raises(BrokenPool):
             future.result(PATIENCE_S)
     assert used_again == [False]

@@ -171,3 +171,11 @@ def signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def is_from_handler(error: BaseException) -> bool:
+    """Say whether an error is one that a signal's handler has raised, as for an alarm: an `OSError` without a number.
+
+    Whoever deals with what the system refuses must pass it on: the program waits for it.
+    """
+    return isinstance(error, OSError) and error.errno is None

@@ -14,6 +14,8 @@ import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from hpcpool.errors import is_from_handler
+
 #: Blanks, characters that mean themselves wherever they stand, and what is in single quotes: as fields are filled in.
 _PLAIN = re.compile(r"(?:[\w@%+:,./=\- \t]|'[^']*')+", re.ASCII)
 _WORD = re.compile(r"(?:[\w@%+:,./=\-]|'[^']*')+", re.ASCII)
@@ -72,7 +74,7 @@ def simple_command(
         path = _found(argv[0], _SYSTEM_PATH if argv[0] in _OF_BOTH else variables.get("PATH", ""))
         pwd = _pwd(variables.get("PWD", ""), directory or os.curdir)
     except OSError as error:
-        if error.errno is None:  # not of the system: a signal's handler has raised it, `TimeoutError` say
+        if is_from_handler(error):
             raise
         return None
     if path is None:
@@ -138,6 +140,6 @@ def _pwd(told: str, directory: str) -> str | None:
         if told.startswith("/") and os.path.samefile(told, directory):
             return None
     except OSError as error:
-        if error.errno is None:
+        if is_from_handler(error):
             raise
     return os.path.realpath(directory, strict=True)

@@ -30,7 +30,7 @@ from hpcpool.core.orders import (
 from hpcpool.core.pace import node_depth, worker_depth, worth_moving
 from hpcpool.core.starts import START_AGAIN_S, Starts
 from hpcpool.core.wide_tasks import WideTasks
-from hpcpool.core.worker import Worker, take_warmest
+from hpcpool.core.worker import Worker, warmest
 
 #: A task that has run for so long is reported as started, and a cancelled one is ended (seconds).
 STARTED_AFTER_S = 0.02
@@ -54,7 +54,7 @@ class Node:
         self._usable = 0
         #: Usable, ready workers without a task; the one that became idle last, the warmest, at the end.
         self._idle: dict[int, Worker] = {}
-        #: Workers that are being ended: until they have gone, their slots are not free.
+        #: Workers that are ended with their task: until they have gone, no other is given one on their slots.
         self._ending: dict[int, Worker] = {}
         #: Workers that may take tasks ahead, in turn. One that cannot is struck off and comes back when half of its
         #: tasks are done: so finding one costs the same however many workers are full.
@@ -164,7 +164,7 @@ class Node:
     def refill(self, now: float) -> list[Order]:
         """Give out tasks after outcomes have come; take tasks back for workers that have none."""
         orders = self._fill(now)
-        if self._behind and self._idle and self._active < self._wide.most_active and not self._queue:
+        if self._behind and not self._queue and self._next_idle() is not None:
             orders += self._share()
         return orders
 
@@ -176,19 +176,19 @@ class Node:
         """Nobody wants this task any more."""
         holder = self._holder(task)
         if holder is None:
-            return self._drop(task) or []
+            return [*(self._drop(task) or ()), *self._fill(now)]
         self._dropped.add(task)
         if holder.given[0] == task:
             self._tick_by(now if holder.reported else holder.since + STARTED_AFTER_S)
             return []
         return [TakeBack(holder.number)]
 
-    def killed(self, task: int) -> list[Order]:
+    def killed(self, task: int, now: float) -> list[Order]:
         """The user wants this task ended although it runs."""
         holder = self._holder(task)
         if holder is None:
             dropped = self._drop(task)
-            return [] if dropped is None else [*dropped, Ended(task, End.KILLED)]
+            return [] if dropped is None else [*dropped, Ended(task, End.KILLED), *self._fill(now)]
         if holder.given[0] == task and holder.victim in (None, task):
             return self._end(holder, End.KILLED)
         if task in self._dropped:
@@ -298,8 +298,8 @@ class Node:
         return orders
 
     def _next_taker(self, now: float, depth: int) -> Worker | None:
-        if self._idle and self._active < self._wide.most_active and (idle := take_warmest(self._idle, self._ending)):
-            return idle
+        if (idle := self._next_idle()) is not None:
+            return self._idle.pop(idle.number)
         if depth == 1:
             return None
         takers = self._takers
@@ -311,6 +311,9 @@ class Node:
                 return worker
             worker.listed = False
         return None
+
+    def _next_idle(self) -> Worker | None:
+        return warmest(self._idle, self._ending) if self._idle and self._active < self._wide.most_active else None
 
     def _give(self, worker: Worker, task: int, now: float) -> None:
         worker.given.append(task)
@@ -425,9 +428,7 @@ class Node:
     def _now_runs(self, worker: Worker, now: float) -> None:
         worker.since = now
         worker.reported = False
-        look_at = self._next_look(worker)
-        if self.tick_at is None or look_at < self.tick_at:
-            self.tick_at = look_at
+        self._tick_by(self._next_look(worker))
         if self._timeouts:
             timeout_s = self._timeouts.get(worker.given[0])
             if timeout_s is not None:
@@ -537,10 +538,9 @@ class Node:
             worker.awaits, worker.ending = None, End.DROPPED
             orders.append(EndWorker(worker.number))
         elif not self._wide.give_up(task):
-            try:
-                self._queue.remove(task)
-            except ValueError:
+            if task not in self._queue:
                 return None
+            self._queue.remove(task)
         self._forget(task)
         return orders
 

@@ -91,11 +91,14 @@ class WideTasks:
         self._count()
 
     def slot_for_worker(self, workers: Iterable[Worker]) -> int:
-        """Return the slot for one more worker that takes any call: the first of those with the fewest."""
-        taken = [0] * self._slots
+        """Return the slot for one more worker that takes any call: the first of those with the fewest.
+
+        One that has a worker that is being ended comes behind, as it is not free before that has gone.
+        """
+        taken = [(0, False)] * self._slots
         for worker in workers:
-            if worker.usable:
-                taken[worker.slots[0]] += 1
+            count, is_held = taken[worker.slots[0]]
+            taken[worker.slots[0]] = count + worker.usable, is_held or worker.ending is not None
         return min((slot for slot in range(self._slots) if slot not in self.blocked), key=taken.__getitem__)
 
     def _count(self) -> None:

@@ -1,4 +1,4 @@
-"""What a node knows of one of its workers. Values only; the node changes them."""
+"""What a node knows of its workers. The node changes it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,7 @@ class Worker:
     awaits: int | None = None
 
 
-def take_warmest(idle: dict[int, Worker], ending: dict[int, Worker]) -> Worker | None:
-    """Take the last of the idle workers, but for those with a slot that one has that is being ended; None: all have."""
-    if not ending:
-        return idle.popitem()[1]
+def warmest(idle: dict[int, Worker], ending: dict[int, Worker]) -> Worker | None:
+    """Return the last of the idle workers, but for those whose slot one still has that is being ended."""
     held = {slot for worker in ending.values() for slot in worker.slots}
-    number = next((number for number, worker in reversed(idle.items()) if held.isdisjoint(worker.slots)), None)
-    return None if number is None else idle.pop(number)
+    return next((worker for worker in reversed(idle.values()) if worker.slots[0] not in held), None)

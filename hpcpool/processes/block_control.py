@@ -186,13 +186,13 @@ class BlockControl:
                 self._report(Finished())  # whatever happens: the interchange waits for it
 
     def _open(self, pool: NodePool) -> DriverCalls:
-        stays = not is_local(pool)
+        outlives_us = not is_local(pool)
         return DriverCalls(
             pool.name,
             functools.partial(self._make_driver, pool),
             functools.partial(self._hear, pool.name),
-            self._journal if stays else None,
-            has_thread=stays,
+            self._journal if outlives_us else None,
+            has_thread=outlives_us,
         )
 
     def _make_driver(self, pool: NodePool) -> Driver:

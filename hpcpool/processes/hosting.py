@@ -1,4 +1,4 @@
-"""Which blocks need no process of their own."""
+"""Which blocks are on this machine, and which need no process of their own there."""
 
 from __future__ import annotations
 

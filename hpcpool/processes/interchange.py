@@ -27,6 +27,7 @@ from hpcpool.processes.connection import connection_path, managers_path, node_pr
 from hpcpool.processes.entrance import Entrance
 from hpcpool.processes.event_loop import EventLoop
 from hpcpool.processes.hosted_nodes import HostedNodes
+from hpcpool.processes.hosting import is_local
 from hpcpool.processes.kept_desk import KeptDesk
 from hpcpool.processes.loading import Loading
 from hpcpool.processes.offers import scheduler_of
@@ -35,7 +36,6 @@ from hpcpool.processes.peer import Peer
 from hpcpool.processes.registrar import TooSmall, ending, in_words, needs_of, pool_of, welcome_of
 from hpcpool.processes.rejoining import Rejoining
 from hpcpool.processes.streams import Streams
-from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.messages import (
     AskStatus,
@@ -121,7 +121,7 @@ class Interchange:
         known = self._managers, self._scheduler, self._silence
         self._rejoining = Rejoining(self._loop, self._streams, *known, self._hear_peer)
         self._entrance = Entrance(self._loop, managers_path(directory), self._admit, self._rejoining.readmit)
-        if any(not isinstance(pool.provider, LocalProvider) for pool in self._config.node_pools):
+        if any(not is_local(pool) for pool in self._config.node_pools):
             self._entrance.open_to_hosts(self._config.ports)
         self._hosted = HostedNodes(
             connection_path(directory), self._descriptors, self._loop, self._streams, self._on_messages, self._lose

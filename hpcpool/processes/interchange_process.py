@@ -15,10 +15,9 @@ from multiprocessing import spawn
 from hpcpool.config import Config
 from hpcpool.errors import ConfigError, signal_name
 from hpcpool.processes import sessions
-from hpcpool.processes.hosting import is_hosted
+from hpcpool.processes.hosting import is_hosted, is_local
 from hpcpool.processes.process_end import has_child_ended
 from hpcpool.processes.start_command import HOSTS_NODE, start_command
-from hpcpool.providers import LocalProvider
 from hpcpool.wire import run_directory
 from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.stream import Stream
@@ -41,7 +40,7 @@ class InterchangeProcess:
     def __init__(self, config: Config) -> None:
         run_directory.remove_dead()
         self._options = [HOSTS_NODE] if any(map(is_hosted, config.node_pools)) else []
-        self._has_jobs_elsewhere = any(not isinstance(pool.provider, LocalProvider) for pool in config.node_pools)
+        self._has_jobs_elsewhere = any(not is_local(pool) for pool in config.node_pools)
         self.directory = _make_run_directory(config.run_dir)
         try:
             with open(os.path.join(self.directory, "config.json"), "wb") as file:

@@ -254,7 +254,7 @@ class Manager:
                 self._long_runs.forget(task)
                 self._obey(self._node.cancelled(task, time.monotonic()))
             case Kill(id=task) if self._node is not None:
-                self._obey(self._node.killed(task))
+                self._obey(self._node.killed(task, time.monotonic()))
             case Withdraw(keep=keep) if self._node is not None:
                 self._obey(self._node.withdraw())
                 withdrawn, next_orders = self._node.withdrawn(keep, time.monotonic())

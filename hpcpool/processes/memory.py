@@ -42,10 +42,10 @@ def cgroup_limits(own: str, root: str) -> Iterator[int]:
 
 
 def _limits_above(root: str, path: str, name: str) -> Iterator[int]:
-    names = [name for name in path.split("/") if name]
-    for count in range(len(names), -1, -1):
+    groups = [part for part in path.split("/") if part]
+    for count in range(len(groups), -1, -1):
         try:
-            with open(os.path.join(root, *names[:count], name), encoding="ascii") as file:
+            with open(os.path.join(root, *groups[:count], name), encoding="ascii") as file:
                 text = file.read().strip()
         except OSError:  # the root has none; in a container, the groups outside are not there
             continue

@@ -6,6 +6,8 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from hpcpool.errors import is_from_handler
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -20,7 +22,7 @@ def pidfd(pid: int) -> int | None:
     except ProcessLookupError:
         raise
     except (AttributeError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+        if is_from_handler(error):
             raise
         return None  # an old kernel, not Linux, forbidden in a container
 

@@ -8,9 +8,9 @@ from hpcpool.config import Config, NodePool
 from hpcpool.core.leases import Reason
 from hpcpool.core.needs import NO_NEEDS, Needs, Shape, asked_for, counted, size
 from hpcpool.core.scheduler import Scheduler
+from hpcpool.processes.hosting import is_local
 from hpcpool.processes.offers import offer_of
 from hpcpool.processes.peer import Peer
-from hpcpool.providers import LocalProvider
 from hpcpool.wire.messages import NodeState, Outcome, Register, Setup, Status, Task, Welcome
 
 
@@ -21,7 +21,7 @@ def limits_threads(pool: NodePool) -> bool:
     has. Elsewhere each worker has its slot.
     """
     is_plain = pool.cores_per_worker == 1 and pool.cpu_affinity == "none"
-    return not (is_plain and isinstance(pool.provider, LocalProvider))
+    return not (is_plain and is_local(pool))
 
 
 class TooSmall(Exception):

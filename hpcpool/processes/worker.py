@@ -139,7 +139,7 @@ def _run_calls(permits: int, link: socket.socket, store: SegmentStore | None) ->
     while (received := tasks.next()) is not None:
         started_at, start = time.time(), time.perf_counter()
         outcome, packed = _run(*received, store, me)
-        _end_child(me)
+        _end_child(me)  # here, one that was forked while the result was pickled
         del received
         outcome.pid, outcome.started_at = me, started_at
         outcome.elapsed_s = elapsed_s = time.perf_counter() - start

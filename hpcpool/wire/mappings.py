@@ -18,6 +18,7 @@ import sys
 import weakref
 from typing import Any
 
+from hpcpool.errors import is_from_handler
 from hpcpool.wire.memory import address, copy
 from hpcpool.wire.references import is_last_reference
 
@@ -82,7 +83,7 @@ class Mappings:
         try:
             mapped = self._to_write(path, view.nbytes)
         except OSError as error:
-            if error.errno is None:  # a signal's handler has raised it
+            if is_from_handler(error):
                 raise
             log.debug("%s is not mapped: %s", path, error)  # too many mappings or descriptors
             return False
@@ -148,6 +149,8 @@ class _Lent:
     mappings: Mappings | None = None
     #: Gets an entry then.
     returned: list[None] | None = None
+    #: What lives as long as somebody looks (the segment): it goes after `__del__`, when the mapping is back.
+    segment: object = None
 
     def __del__(self) -> None:
         # While the collector takes a cycle apart, what else is in it may still look at the memory, and write to it.

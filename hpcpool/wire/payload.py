@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hpcpool.errors import UnsharableError
+from hpcpool.errors import UnsharableError, is_from_handler
 from hpcpool.wire import by_value
 from hpcpool.wire.importable import has_registered_modules, name_to_import
 from hpcpool.wire.packing import Buffer, Payload
@@ -90,7 +90,7 @@ class _Keeper:
             try:
                 buffers.append(self.store.share(raw) if self._is_captured else self.store.write(raw))
             except OSError as error:
-                if error.errno is None:  # a signal's handler has raised it
+                if is_from_handler(error):
                     raise
                 self.store.warn_of(error)
             else:
@@ -105,7 +105,7 @@ class _Keeper:
             try:
                 return Payload(self.store.write(data), buffers)
             except OSError as error:
-                if error.errno is None:
+                if is_from_handler(error):
                     raise
                 self.store.warn_of(error)
         return Payload(data, buffers)
@@ -285,7 +285,7 @@ def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payl
         try:
             data = pickle.dumps(obj, 5, buffer_callback=functools.partial(keeper.keep_in_band, buffers))
         except Exception as error:
-            if isinstance(error, OSError) and error.errno is None:  # a signal's handler has raised it
+            if is_from_handler(error):
                 raise
             data = _MAIN
         if _MAIN not in data and _PIPES_BYTES not in data:
@@ -306,7 +306,7 @@ def _pickle_plainly(
     try:
         _PlainPickler(file, found).dump(obj)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno is None:
+        if is_from_handler(error):
             raise
         return None
     data = file.getvalue()

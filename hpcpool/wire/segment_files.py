@@ -13,6 +13,8 @@ import struct
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
+from hpcpool.errors import is_from_handler
+
 log = logging.getLogger("hpcpool")
 
 #: What tmpfs always keeps free, for others, as a share of its size.
@@ -167,6 +169,8 @@ def names(directory: str) -> list[str]:
     except FileNotFoundError:  # the pool has ended
         return []
     except OSError as error:  # no descriptors left: nothing here is so urgent
+        if is_from_handler(error):
+            raise
         log.debug("%s cannot be read: %s", directory, error)
         return []
 

@@ -15,7 +15,7 @@ import mmap
 import os
 import weakref
 
-from hpcpool.errors import ResultLost
+from hpcpool.errors import ResultLost, is_from_handler
 from hpcpool.wire import segment_files
 from hpcpool.wire.free_files import FreeFiles
 from hpcpool.wire.keeper import Keeper
@@ -87,7 +87,7 @@ def _open(mappings: Mappings, path: str, nbytes: int, kind: int) -> Buffer:
             try:
                 return mappings.read(descriptor, nbytes)
             except OSError as error:  # too many mappings: a copy does as well
-                if error.errno is None:  # a signal's handler has raised it
+                if is_from_handler(error):
                     raise
         memory = bytearray(nbytes)
         with memoryview(memory) as view:
@@ -217,7 +217,7 @@ class Segment:
         if self._rest is None:
             try:
                 memory = _open_anywhere(self.store, self.path, self.nbytes, self._kind)
-            except OSError:
+            except (OSError, ValueError):
                 if self._rest is None:  # else the pool has ended in this moment
                     raise
             else:
@@ -242,7 +242,9 @@ class Segment:
         try:
             if self._twin is None:
                 self._twin = map_shared(os.path.join(self.store.run_directory, self.path), self.nbytes)
-        except OSError:  # the pool has ended, or there are too many mappings
+        except OSError as error:  # the pool has ended, or there are too many mappings
+            if is_from_handler(error):
+                raise
             return False
         return is_same(view, self._twin, self.nbytes)
 

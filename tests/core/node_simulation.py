@@ -125,7 +125,7 @@ class SimulatedNode:
 
     def kill(self, task: int) -> None:
         self.fates[task].killed = True
-        self.obey(self.node.killed(task))
+        self.obey(self.node.killed(task, self.now))
         self.judge()
 
     def give_back(self, count: int) -> None:

@@ -198,7 +198,7 @@ def test_so_is_a_full_one():
 def test_a_slot_is_not_used_again_before_its_worker_has_gone():
     node = ready_node(3, mean_s=0.1)
     given = {order.task: order.worker for order in arrive(node, 1, 2, 3)}
-    assert node.killed(1) == [EndWorker(given[1])]
+    assert node.killed(1, 0.0) == [EndWorker(given[1])]
     assert arrive(node, 4, 5) == [StartWorker(4)]
     for done in ((2, 3), (4, 5)):
         for task in done:
@@ -208,6 +208,30 @@ def test_a_slot_is_not_used_again_before_its_worker_has_gone():
     assert [order.worker for order in arrive(node, 6, 7)] == [given[5], given[4]]
     assert arrive(node, 8) == []
     assert node.worker_ended(given[1], [], 0.0) == [Ended(1, End.KILLED), Give(4, 8)]
+
+
+def test_a_new_worker_has_a_slot_that_nobody_else_has_rather_than_that_of_one_that_is_being_ended():
+    node = Node(2)
+    assert arrive(node, 1) == [StartWorker(1)]
+    assert node.worker_ready(1, 0.0) == [Give(1, 1)]
+    assert node.killed(1, 0.0) == [EndWorker(1)]
+    assert node.finished(1, 1, 0.1, 0.0)
+    assert arrive(node, 2) == [StartWorker(2)]
+    assert node.slots_of(2) == (1,)
+    assert node.worker_ready(2, 0.0) == [Give(2, 2)]
+
+
+def test_nothing_is_taken_back_for_a_worker_that_may_have_no_task_yet():
+    node = ready_node(2, mean_s=0.001)
+    given = {order.task: order.worker for order in arrive(node, 1, 2)}
+    assert node.killed(2, 0.0) == [EndWorker(given[2])]
+    assert StartWorker(3) in arrive(node, *range(3, 30))
+    assert node.finished(given[2], 2, 0.001, 0.0)
+    assert node.worker_ready(3, 0.0) == []
+    while node.give_back(100):
+        continue
+    assert node.refill(0.0) == []
+    assert TakeBack(given[1]) in node.worker_ended(given[2], [], 0.0) + node.refill(0.0)
 
 
 def test_a_task_that_could_not_be_taken_back_begins_when_those_before_it_are_gone():
@@ -340,7 +364,7 @@ def test_a_cancelled_task_that_was_reported_is_ended_at_once():
 def test_cancelling_what_is_not_here_leaves_no_trace():
     node = ready_node(1)
     assert node.cancelled(7, 0.0) == []
-    assert node.killed(7) == []
+    assert node.killed(7, 0.0) == []
     assert arrive(node, 7) == [Give(1, 7)]
     assert node.finished(1, 7, 0.1, 0.1)
 
@@ -363,23 +387,23 @@ def test_a_task_that_was_cancelled_and_has_come_again_is_wanted():
 def test_a_killed_task_that_waits_is_ended():
     node = ready_node(1)
     arrive(node, 1, 2)
-    assert node.killed(2) == [Ended(2, End.KILLED)]
-    assert node.killed(2) == []
+    assert node.killed(2, 0.0) == [Ended(2, End.KILLED)]
+    assert node.killed(2, 0.0) == []
 
 
 def test_a_killed_task_in_a_workers_hands_is_ended_once():
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2, 3)
-    assert node.killed(2) == [TakeBack(1), Ended(2, End.KILLED)]
-    assert node.killed(2) == []
+    assert node.killed(2, 0.0) == [TakeBack(1), Ended(2, End.KILLED)]
+    assert node.killed(2, 0.0) == []
     assert node.taken_back(1, [2, 3], 0.0) == [Give(1, 3)]
 
 
 def test_a_killed_task_that_runs_is_ended_and_its_followers_run_elsewhere():
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2)
-    assert node.killed(1) == [TakeBack(1), EndWorker(1)]
-    assert node.killed(1) == []
+    assert node.killed(1, 0.0) == [TakeBack(1), EndWorker(1)]
+    assert node.killed(1, 0.0) == []
     assert node.taken_back(1, [2], 0.0) == [StartWorker(2)]
     assert node.worker_ended(1, [], 0.1) == [Ended(1, End.KILLED)]
     assert node.worker_ready(2, 0.2) == [Give(2, 2)]
@@ -388,7 +412,7 @@ def test_a_killed_task_that_runs_is_ended_and_its_followers_run_elsewhere():
 def test_a_killed_task_that_its_worker_never_read_does_not_come_back():
     node = ready_node(1)
     arrive(node, 1)
-    assert node.killed(1) == [EndWorker(1)]
+    assert node.killed(1, 0.0) == [EndWorker(1)]
     assert node.worker_ended(1, [1], 0.1) == [Ended(1, End.KILLED)]
     assert arrive(node, 2, now=0.2) == [StartWorker(2)]
     assert node.worker_ready(2, 0.3) == [Give(2, 2)]
@@ -398,7 +422,7 @@ def test_a_task_that_began_behind_a_killed_one_is_not_to_blame():
     """The first one's outcome was on its way when its worker was ended, and the second was being run by then."""
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2)
-    assert node.killed(1) == [TakeBack(1), EndWorker(1)]
+    assert node.killed(1, 0.0) == [TakeBack(1), EndWorker(1)]
     assert node.taken_back(1, [], 0.0) == []
     assert node.finished(1, 1, 0.001, 0.001)
     assert node.worker_ended(1, [], 0.002) == [StartWorker(2)]
@@ -408,17 +432,17 @@ def test_a_task_that_began_behind_a_killed_one_is_not_to_blame():
 def test_such_a_task_can_be_killed_itself():
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2)
-    node.killed(1)
+    node.killed(1, 0.0)
     node.taken_back(1, [], 0.0)
     assert node.finished(1, 1, 0.001, 0.001)
-    assert Ended(2, End.KILLED) in node.killed(2)
+    assert Ended(2, End.KILLED) in node.killed(2, 0.0)
     assert node.worker_ended(1, [], 0.002) == []
 
 
 def test_a_worker_that_is_being_ended_is_given_nothing():
     node = ready_node(1)
     arrive(node, 1)
-    assert node.killed(1) == [EndWorker(1)]
+    assert node.killed(1, 0.0) == [EndWorker(1)]
     assert node.finished(1, 1, 0.1, 0.1)
     assert arrive(node, 2, now=0.1) == [StartWorker(2)]
 
@@ -426,7 +450,7 @@ def test_a_worker_that_is_being_ended_is_given_nothing():
 def test_a_worker_whose_tasks_were_all_unread_is_given_nothing_when_it_is_being_ended():
     node = ready_node(1, mean_s=0.001)
     arrive(node, 1, 2)
-    assert node.killed(1) == [TakeBack(1), EndWorker(1)]
+    assert node.killed(1, 0.0) == [TakeBack(1), EndWorker(1)]
     assert node.taken_back(1, [1, 2], 0.0) == [Ended(1, End.KILLED), StartWorker(2)]
     assert node.worker_ended(1, [], 0.1) == []
 

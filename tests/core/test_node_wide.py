@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import pytest
+
 from hpcpool.core.node import Node
 from hpcpool.core.orders import (
     Crashed,
@@ -114,7 +116,7 @@ def test_one_that_is_cancelled_before_its_worker_is_up_has_it_ended():
 def test_one_that_is_killed_before_its_worker_is_up_has_it_ended():
     node = Node(2)
     arrive(node, t1=2)
-    assert node.killed(1) == [EndWorker(1), Ended(1, End.KILLED)]
+    assert node.killed(1, 0.0) == [EndWorker(1), Ended(1, End.KILLED)]
     assert node.worker_ended(1, [], 0.1) == []
 
 
@@ -190,3 +192,13 @@ def test_two_calls_on_one_slot_leave_less_room_than_there_are_free_slots():
     assert wide.next(workers) is None
     workers[2].given.clear()
     assert wide.next(workers) == (9, (2,))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "killed"])
+def test_a_wide_task_that_is_given_up_lets_those_begin_that_have_waited_for_it(how):
+    node = busy(2, 2)
+    assert arrive(node, t3=2) == []
+    assert arrive(node, 4, 5) == []
+    assert end(node, 1, 1) == []
+    ended = [Ended(3, End.KILLED)] if how == "killed" else []
+    assert getattr(node, how)(3, 1.0) == [*ended, Give(1, 4)]

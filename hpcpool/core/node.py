@@ -9,6 +9,7 @@ A wide task, which takes several slots, gets a worker of its own, started for it
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 
@@ -76,7 +77,7 @@ class Node:
         self._mean_s: float | None = None
         self._starts = Starts()
         #: When `tick` wants to be called; None: no need.
-        self.tick_at: float | None = None
+        self.tick_at = math.inf
         self._withdrawing = False
         #: How many tasks others have asked for in vain.
         self._owed = 0
@@ -258,7 +259,7 @@ class Node:
 
     def tick(self, now: float) -> list[Order]:
         """Look after the running tasks: report, take back what waits behind them, end what is over its time."""
-        self.tick_at = None
+        self.tick_at = math.inf
         orders: list[Order] = []
         started: list[Run] = []
         for worker in self._workers.values():
@@ -274,8 +275,7 @@ class Node:
             orders += [*self._start_wide(), *self._start_workers(at_least=1)]
         elif self._starts.again_at is not None:
             self._tick_by(self._starts.again_at)
-        if self.tick_at is not None:
-            self.tick_at = max(self.tick_at, now + TICK_S_PER_WORKER * len(self._workers))
+        self.tick_at = max(self.tick_at, now + TICK_S_PER_WORKER * len(self._workers))
         return orders
 
     # -- giving --
@@ -313,7 +313,7 @@ class Node:
         return None
 
     def _next_idle(self) -> Worker | None:
-        return warmest(self._idle, self._ending) if self._idle and self._active < self._wide.most_active else None
+        return warmest(self._idle, self._ending) if self._active < self._wide.most_active else None
 
     def _give(self, worker: Worker, task: int, now: float) -> None:
         worker.given.append(task)
@@ -439,7 +439,7 @@ class Node:
         return worker.since + (LONG_TASK_S if len(worker.given) > 1 else STARTED_AFTER_S)
 
     def _tick_by(self, moment: float) -> None:
-        if self.tick_at is None or moment < self.tick_at:
+        if moment < self.tick_at:
             self.tick_at = moment
 
     def _look_at_running(self, worker: Worker, started: list[Run], now: float) -> list[Order]:

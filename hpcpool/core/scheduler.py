@@ -8,7 +8,6 @@ lines (`core.placement`), and are leased one by one.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -74,14 +73,9 @@ class Scheduler:
         self._orders_to_kill: list[tuple[bytes, int]] = []
 
     @property
-    def slots(self) -> int:
-        """How many tasks can run at once on all managers together."""
-        return self._managers.slots
-
-    @property
-    def limit(self) -> int:
-        """How many tasks the managers take in all."""
-        return self._managers.limit
+    def capacity(self) -> tuple[int, int]:
+        """How many tasks can run at once on all managers together, and how many these take in all."""
+        return self._managers.slots, self._managers.limit
 
     @property
     def backlog(self) -> int:
@@ -99,9 +93,9 @@ class Scheduler:
         return len(self._tasks)
 
     @property
-    def wake_at(self) -> float | None:
-        """When `dispatch` must be called next, whatever happens; None: there is no need."""
-        return None if self._ends.drain_at == math.inf else self._ends.drain_at
+    def wake_at(self) -> float:
+        """When `dispatch` must be called next, whatever happens; inf: there is no need."""
+        return self._ends.drain_at
 
     def waiting(self) -> list[tuple[Needs, int]]:
         """Return how many tasks wait, by what they need; the time in `Needs` is not that of any one of them."""
@@ -383,8 +377,9 @@ class Scheduler:
         Args:
             now: the clock of `block_ends`; it does not matter as long as no block has an end.
         """
-        for name in self._ends.drain(now):
-            self._sharing.recall(name)
+        if now >= self._ends.drain_at:
+            for name in self._ends.drain(now):
+                self._sharing.recall(name)
         batches: dict[bytes, list[int]] = {}
         if self._held:
             self._held.serve(batches)
@@ -394,7 +389,8 @@ class Scheduler:
         self._serve(self._managers.free, batches, ahead=False)
         if has_lines:
             self._serve_lines(batches, now, ahead=True)
-        self._serve(self._managers.ahead, batches, ahead=True)
+        if self._queued:
+            self._serve(self._managers.ahead, batches, ahead=True)
         return [Batch(manager, tasks) for manager, tasks in batches.items()]
 
     @property

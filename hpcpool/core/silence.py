@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class Silence:
     """When each peer was last heard of.
@@ -15,10 +17,12 @@ class Silence:
         self._period_s = period_s
         self._timeout_s = timeout_s
         self._last_heard: dict[bytes, float] = {}
-        self._look_again_at: float | None = None
+        self._look_again_at = -math.inf
 
-    def __len__(self) -> int:
-        return len(self._last_heard)
+    @property
+    def look_at(self) -> float:
+        """When `look` must be called next, if nothing happens before; inf: there is nobody to listen to."""
+        return self._look_again_at if self._last_heard else math.inf
 
     def heard(self, peer: bytes, now: float) -> None:
         """A peer has come, or has said something."""
@@ -36,10 +40,10 @@ class Silence:
     def look(self, now: float) -> list[tuple[bytes, float]]:
         """Return those that are silent for too long, and for how long (seconds). Costs nothing between two periods."""
         due = self._look_again_at
-        if due is not None and now < due:
+        if now < due:
             return []
         self._look_again_at = now + self._period_s
-        if due is not None and now > due + self._period_s:
+        if -math.inf < due < now - self._period_s:
             # We have not been running ourselves (SIGSTOP, a frozen container), and cannot have heard anybody.
             self._last_heard = dict.fromkeys(self._last_heard, now)
         return [(peer, now - last) for peer, last in self._last_heard.items() if now - last > self._timeout_s]

@@ -40,5 +40,7 @@ class Worker:
 
 def warmest(idle: dict[int, Worker], ending: dict[int, Worker]) -> Worker | None:
     """Return the last of the idle workers, but for those whose slot one still has that is being ended."""
+    if not ending:
+        return next(reversed(idle.values()), None)
     held = {slot for worker in ending.values() for slot in worker.slots}
     return next((worker for worker in reversed(idle.values()) if worker.slots[0] not in held), None)

@@ -63,17 +63,16 @@ class BlockWatch:
         self._seen_load = 0
         scalable = [pool for pool in config.node_pools if not is_hosted(pool)]
         shortest = min((pool.max_idle_time or math.inf for pool in scalable), default=math.inf)
-        self._period_s = min(_MOST_PERIOD_S, max(_LEAST_PERIOD_S, shortest / _LOOKS)) if scalable else None
-        self._look_at = 0.0
-
-    @property
-    def period_s(self) -> float | None:
-        """How often `look` must be called; None: there is never anything to see."""
-        return self._period_s if self._managers else None
+        self._period_s = min(_MOST_PERIOD_S, max(_LEAST_PERIOD_S, shortest / _LOOKS))
+        self._has_scalable = bool(scalable)
+        #: When `look` must be called next (monotonic clock); inf: there is nothing to see (yet, or ever).
+        self.look_at = math.inf
 
     def start(self, control: BlockControl) -> None:
         """Tell this control from now on."""
         self._control = control
+        if self._has_scalable:
+            self.look_at = 0.0
         control.start()
 
     def came(self, block: str, manager: bytes, slots: int) -> None:
@@ -119,9 +118,9 @@ class BlockWatch:
 
     def look(self, now: float) -> None:
         """Look at which blocks are idle, if it is time."""
-        if self._period_s is None or now < self._look_at or self._control is None:
+        if now < self.look_at or self._control is None:
             return
-        self._look_at = now + self._period_s
+        self.look_at = now + self._period_s
         for block, managers in self._managers.items():
             is_idle = self._is_idle(managers)
             if is_idle is not (block in self._idle):
@@ -140,8 +139,8 @@ class BlockWatch:
 
         Tasks with needs of their own may find no slot among many that are free.
         """
-        pending, in_lines = self._scheduler.pending, self._scheduler.in_lines
-        load = max(pending if pending > self._scheduler.slots else 0, in_lines).bit_length()
+        pending, (slots, _) = self._scheduler.pending, self._scheduler.capacity
+        load = max(pending if pending > slots else 0, self._scheduler.in_lines).bit_length()
         if load > self._announced_load and self._control is not None:
             self._look(self._control)
         self._announced_load = load if not load else max(load, self._announced_load)

@@ -47,19 +47,19 @@ class Carrier:
         self._blobs: dict[bytes, bytes] = {}
         #: The keys of the blobs that each node has been sent.
         self._known: dict[bytes, set[bytes]] = {}
-        #: The segments of nodes on other hosts.
-        self._caches: dict[bytes, SegmentCache] = {}
+        #: The segments that nodes on other hosts have; the others share the client's memory.
+        self.caches: dict[bytes, SegmentCache] = {}
 
     def joined(self, node: bytes, *, is_far: bool) -> None:
         """A node has come; one that `is_far` shares no memory with the client."""
         self._known[node] = set()
         if is_far:
-            self._caches[node] = SegmentCache(self._idle_bytes, self._laden_bytes)
+            self.caches[node] = SegmentCache(self._idle_bytes, self._laden_bytes)
 
     def lost(self, node: bytes) -> None:
         """A node has gone."""
         self._known.pop(node, None)
-        self._caches.pop(node, None)
+        self.caches.pop(node, None)
 
     def define(self, message: Define) -> None:
         """The client has a function by value that tasks will need."""
@@ -81,7 +81,7 @@ class Carrier:
             if key not in known:
                 known.add(key)
                 carried.append((Define(key, self._blobs[key]), []))
-        if task.layout and (cache := self._caches.get(node)) is not None:
+        if task.layout and (cache := self.caches.get(node)) is not None:
             carried += self._segments(node, cache, task)
         return carried
 
@@ -103,12 +103,12 @@ class Carrier:
 
     def is_laden(self, node: bytes) -> bool:
         """Say whether a node on another host has as much as it should have at once."""
-        cache = self._caches.get(node)
+        cache = self.caches.get(node)
         return cache is not None and cache.is_laden
 
     def released(self, node: bytes, tasks: Iterable[int]) -> Drop | None:
         """Tasks are not on a node any more; return what to tell it, if anything. Others it may name at will."""
-        cache = self._caches.get(node)
+        cache = self.caches.get(node)
         if cache is None:
             return None
         dropped = [path for task in tasks for path in cache.released(task)]
@@ -116,7 +116,7 @@ class Carrier:
 
     def is_own(self, node: bytes, block: str, outcome: Outcome) -> bool:
         """Say whether the segments of an outcome are of its node's block, and not of the client or of other nodes."""
-        if node not in self._caches:
+        if node not in self.caches:
             return True  # it is on this host, where this user's processes trust each other
         try:
             return all(_is_of(block, path) for path, _ in segments_in(outcome.data, outcome.layout))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -98,9 +99,9 @@ class Entrance:
             self._files.lost(block, manager_name(hello.host, hello.pid))
 
     @property
-    def step_at(self) -> float | None:
-        """When `step` must be called next (monotonic clock); None: there is no need."""
-        return self._guests.step_at if self._guests is not None else None
+    def step_at(self) -> float:
+        """When `step` must be called next (monotonic clock); inf: there is no need."""
+        return self._guests.step_at if self._guests is not None else math.inf
 
     def step(self) -> None:
         """Turn away who has taken too long."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import math
 import socket
 import ssl
 import time
@@ -57,9 +58,9 @@ class Guests:
         self._listener = Listener(loop, listening, self._accept)
 
     @property
-    def step_at(self) -> float | None:
-        """When `step` must be called next (monotonic clock); None: there is no need."""
-        return next(iter(self._waiting.values()), None)
+    def step_at(self) -> float:
+        """When `step` must be called next (monotonic clock); inf: there is no need."""
+        return next(iter(self._waiting.values()), math.inf)
 
     def step(self) -> None:
         """Turn away who has taken too long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -58,10 +59,9 @@ class HostedNodes:
         return len(self._hosted)
 
     @property
-    def step_at(self) -> float | None:
-        """When `step` must be called next (monotonic clock), if nothing happens before; None: there is no need."""
-        moments = [at for hosted in self._hosted.values() if (at := hosted.manager.step_at) is not None]
-        return min(moments, default=None)
+    def step_at(self) -> float:
+        """When `step` must be called next (monotonic clock), if nothing happens before; inf: there is no need."""
+        return min([hosted.manager.step_at for hosted in self._hosted.values()], default=math.inf)
 
     def start(self, order: Host) -> None:
         """Make the manager of a block."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import signal
 import socket
@@ -134,12 +135,12 @@ class Interchange:
         """Serve until the client says stop or is gone and no block is left."""
         try:
             while not self._blocks.is_finished:
-                self._loop.wait(self._patience_s())
+                look_at = min(self._entrance.step_at, self._silence.look_at, self._blocks.watch.look_at)
+                self._wait_until(min(look_at, self._hosted.step_at, self._scheduler.wake_at))
                 self._hosted.step()
                 self._answer()  # first what somebody waits for
-                self._entrance.step()
-                self._look_at_silence()
-                self._blocks.watch.look(time.monotonic())
+                if time.monotonic() >= look_at:
+                    self._look_around()
                 self._dispatch()  # last: all before it may have set tasks or slots free
                 self._answer()
         except BaseException:
@@ -149,18 +150,17 @@ class Interchange:
             self._close()
 
     def _answer(self) -> None:
-        if batch := self._outbox.take(self._scheduler.slots, self._scheduler.limit):
+        if batch := self._outbox.take(*self._scheduler.capacity):
             self._streams.send(_CLIENT, *batch)
 
-    def _patience_s(self) -> float | None:
-        now = time.monotonic()
-        moments = (self._hosted.step_at, self._entrance.step_at, self._scheduler.wake_at)
-        waits = [max(0.0, at - now) for at in moments if at is not None]
-        if len(self._silence):
-            waits.append(self._config.heartbeat_period_s)
-        if (period_s := self._blocks.watch.period_s) is not None:
-            waits.append(period_s)
-        return min(waits, default=None)
+    def _wait_until(self, at: float) -> None:
+        self._loop.wait(None if at == math.inf else max(0.0, at - time.monotonic()))
+
+    def _look_around(self) -> None:
+        """See to what time brings about."""
+        self._entrance.step()
+        self._look_at_silence()
+        self._blocks.watch.look(time.monotonic())
 
     # -- the client --
 
@@ -322,6 +322,8 @@ class Interchange:
 
     def _released(self, name: bytes, tasks: list[int]) -> None:
         """Tasks are not on a node any more."""
+        if name not in self._carrier.caches:
+            return  # it looks at the client's own memory
         if order := self._carrier.released(name, tasks):
             self._tell(name, [order])
         self._loading.relieve(name)
@@ -497,7 +499,7 @@ class Interchange:
             return
         if self._scheduler.has_unavailable:
             self._end(self._scheduler.unavailable())
-        if self._scheduler.backlog or self._scheduler.wake_at is not None:
+        if self._scheduler.backlog or self._scheduler.wake_at < math.inf:
             while not all([self._send_tasks(*batch) for batch in self._scheduler.dispatch(time.monotonic())]):  # noqa: C419
                 pass  # some have been held or have ended instead: there is room again
             for name in self._scheduler.take_drained():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import shutil
 import signal
@@ -133,7 +134,7 @@ class Manager:
         self._refill = False
         #: It has been told to end, and takes no new calls.
         self.is_leaving = False
-        self._leave_by: float | None = None
+        self._leave_by = math.inf
         self._has_killed = False
         #: Workers whose stderr is not read until the relay has room.
         self._unheard: list[WorkerHandle] = []
@@ -155,14 +156,11 @@ class Manager:
         return self.is_leaving and not self._workers
 
     @property
-    def step_at(self) -> float | None:
-        """When `step` must be called next (monotonic clock), if nothing happens before; None: there is no need."""
+    def step_at(self) -> float:
+        """When `step` must be called next (monotonic clock), if nothing happens before; inf: there is no need."""
         if self._out or self._refill:
             return 0.0
-        tick_at = self._node.tick_at if self._node is not None else None
-        if tick_at is None or self._leave_by is None:
-            return self._leave_by if tick_at is None else tick_at
-        return min(tick_at, self._leave_by)
+        return self._leave_by if self._node is None else min(self._node.tick_at, self._leave_by)
 
     def step(self) -> None:
         """Do what is due, and send what has gathered."""
@@ -171,11 +169,11 @@ class Manager:
             if self._refill:
                 self._refill = False
                 self._obey(self._node.refill(now))
-            if self._node.tick_at is not None and self._node.tick_at <= now:
+            if self._node.tick_at <= now:
                 self._obey(self._node.tick(now))
                 if returned := self._node.pay_back():
                     self._hand_back(returned)
-        if self._leave_by is not None and now >= self._leave_by:
+        if now >= self._leave_by:
             log.warning("block=%s workers=%d did not end in time", self._block, len(self._workers))
             self._leave_harder()
         self._flush()
@@ -371,9 +369,11 @@ class Manager:
     def _on_link(self, handle: WorkerHandle, events: int) -> None:
         if events & WRITE:
             handle.has_room(self._loop)
-        if events & READ and not self._read_outcomes(handle):
-            handle.link_open = False
-            self._loop.remove(handle.link)
+        if events & READ:
+            outcomes, handle.link_open = handle.read_outcomes()
+            self._take_outcomes(handle, outcomes)
+            if not handle.link_open:
+                self._loop.remove(handle.link)
 
     def _on_stderr(self, handle: WorkerHandle, events: int) -> None:
         if self._relay.is_full:
@@ -385,11 +385,6 @@ class Manager:
             self._relay.pass_on(data)
         elif not handle.stderr_open:
             self._loop.remove(handle.stderr)
-
-    def _read_outcomes(self, handle: WorkerHandle) -> bool:
-        outcomes, is_open = handle.read_outcomes()
-        self._take_outcomes(handle, outcomes)
-        return is_open
 
     def _take_outcomes(self, handle: WorkerHandle, outcomes: list[tuple[Outcome, list[bytes]]]) -> None:
         now = time.monotonic()

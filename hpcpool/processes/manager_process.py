@@ -222,10 +222,8 @@ class ManagerProcess:
     # -- time --
 
     def _patience_s(self) -> float:
-        moments = [self._heartbeat_at, self._last_heard + self._heartbeat_timeout_s]
-        if (step_at := self._manager.step_at) is not None:
-            moments.append(step_at)
-        return max(0.0, min(moments) - time.monotonic())
+        at = min(self._manager.step_at, self._heartbeat_at, self._last_heard + self._heartbeat_timeout_s)
+        return max(0.0, at - time.monotonic())
 
     @property
     def _heartbeat_at(self) -> float:

@@ -185,11 +185,12 @@ def _open_and_call(
     task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None, me: int
 ) -> tuple[Status, Payload]:
     try:
-        function, args, kwargs = (
-            (find(task.function), pickle.loads(task.data), _NO_KWARGS)
-            if task.function
-            else unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
-        )
+        if task.layout or not task.function:
+            call = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
+        else:
+            call = pickle.loads(task.data)
+        function, args, kwargs = (find(task.function), call, _NO_KWARGS) if task.function else call
+        del call
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()

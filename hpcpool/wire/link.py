@@ -57,13 +57,14 @@ class OutcomeReader:
         self._buffer = bytearray()
         self._needed = _SIZES.size
 
-    def feed(self, data: bytes) -> list[tuple[Outcome, list[bytes]]]:
+    def feed(self, data: bytes | bytearray) -> list[tuple[Outcome, list[bytes]]]:
         """Add bytes and return the outcomes that are complete now."""
-        buffer = self._buffer
-        buffer += data
+        if self._buffer:
+            self._buffer += data
+            data = self._buffer
         complete: list[tuple[Outcome, list[bytes]]] = []
-        start, size = 0, len(buffer)
-        with memoryview(buffer) as view:
+        start, size = 0, len(data)
+        with memoryview(data) as view:
             while size - start >= self._needed:
                 header_bytes, frame_bytes = _SIZES.unpack_from(view, start)
                 header = start + _SIZES.size
@@ -76,7 +77,10 @@ class OutcomeReader:
                 complete.append((outcome, list(_cut_frames(view, header_end, end)) if frame_bytes else _NO_FRAMES))
                 self._needed = _SIZES.size
                 start = end
-        del buffer[:start]
+        if data is self._buffer:
+            del data[:start]
+        elif start < size:
+            self._buffer += data[start:]
         return complete
 
 

@@ -45,7 +45,7 @@ class Task(Struct, tag=1):
     crash_limit: int = 1
     #: What it needs; None: nothing in particular, as most.
     needs: Needs | None = None
-    #: The function as module:name, where the payload holds only its positional arguments; "": the payload is the call.
+    #: The function as module:name, where the payload holds only its positional arguments; "": it holds the whole call.
     function: str = ""
     #: Its result, if it is large, is to stay where it was made.
     keep: bool = False
@@ -491,12 +491,14 @@ def deal_frames(batch: Sequence[Any], frames: Sequence[Frame]) -> list[tuple[Any
 
     Raises `FrameError` when the numbers do not add up.
     """
+    dealt: list[tuple[Any, list[Frame]]] = []
     if not frames:
         for message in batch:
             if getattr(message, "frames", 0):
                 raise FrameError(f"no frames came, {message.frames} were named")
-        return [(message, _NO_FRAMES) for message in batch]
-    dealt, position = [], 0
+            dealt.append((message, _NO_FRAMES))
+        return dealt
+    position = 0
     for message in batch:
         count = getattr(message, "frames", 0)
         if count < 0 or position + count > len(frames):

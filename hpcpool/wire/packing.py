@@ -58,7 +58,7 @@ def pack(payloads: Sequence[Payload]) -> Packed:
                 layout.append(-2 - len(inline[-1]))
                 shared.append(piece)
                 continue
-            size = memoryview(piece).nbytes
+            size = len(piece) if type(piece) is bytes else memoryview(piece).nbytes
             if size <= INLINE_BYTES:
                 inline.append(piece)
                 layout.append(size)
@@ -140,6 +140,8 @@ def last_told(data: Buffer, layout: Sequence[int]) -> int:
 
 def localised(payload: Payload, store: SegmentStore) -> Payload:
     """Return a payload whose segments, if it has any, are the store's own: another pool's are copied."""
+    if not payload.buffers and type(payload.data) is not Segment:
+        return payload
     pieces = [payload.data, *payload.buffers]
     if all(type(piece) is not Segment or piece.store is store for piece in pieces):
         return payload

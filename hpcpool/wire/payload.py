@@ -184,12 +184,31 @@ _LENDING = _Keeper(None, is_captured=False)
 def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall | None:
     """Pickle the call of a function that is found by its name, with simple and small arguments; None: it is another.
 
-    A shortcut for the calls that should cost next to nothing.
+    A future as an argument is as simple as a number. A shortcut for the calls that should cost next to nothing.
     """
-    if type(fn) not in _BY_NAME or not all(map(_is_simple, args)) or has_registered_modules():
+    if type(fn) not in _BY_NAME or has_registered_modules():
         return None
+    futures: Sequence[Future[Any]] = ()
+    if not all(map(_is_simple, args)):
+        found = _Collector(_NO_REFERENCES, _CAPTURING)
+        args = tuple(_Placeholder(*found.placeholder(arg)) if isinstance(arg, Future) else arg for arg in args)
+        futures = found.futures
+        if not all(_is_simple(arg) or type(arg) is _Placeholder for arg in args):
+            return None
     name, data = name_to_import(fn), pickle.dumps(args, 5)
-    return PickledCall(Payload(data), (), name) if name is not None and len(data) < OUT_OF_BAND_BYTES else None
+    return PickledCall(Payload(data), futures, name) if name is not None and len(data) < OUT_OF_BAND_BYTES else None
+
+
+class _Placeholder:
+    """Pickled as what stands for a future."""
+
+    __slots__ = ("_reduced",)
+
+    def __init__(self, *reduced: Any) -> None:
+        self._reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
 
 
 def _is_simple(value: Any) -> bool:
@@ -378,13 +397,16 @@ def is_scalar(data: Buffer) -> bool:
     return data[-1:] == pickle.STOP and _SCALAR_BYTES.get(data[start : start + 1]) == len(data) - start
 
 
-def unpickle_call(payloads: Sequence[Payload]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """Rebuild a call from its own payload and those of the results that it depends on, in placeholder order."""
+def unpickle_call(payloads: Sequence[Payload]) -> Any:
+    """Rebuild a call from its own payload and those of the results that it depends on, in placeholder order.
+
+    Returns its function, arguments and keywords; of a call that goes by name only the arguments.
+    """
     if len(payloads) == 1:
-        return unpickle(payloads[0])  # type: ignore[no-any-return]
+        return unpickle(payloads[0])
     _dependencies[:] = [unpickle(payload) for payload in payloads[1:]]
     try:
-        return unpickle(payloads[0])  # type: ignore[no-any-return]
+        return unpickle(payloads[0])
     finally:
         _dependencies.clear()
 

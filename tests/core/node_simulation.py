@@ -7,6 +7,7 @@ take a while to arrive, and so does everything else.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -150,31 +151,27 @@ class SimulatedNode:
         """Let time pass: events and ticks in their order."""
         until = self.now + duration_s
         ticks_here = 0
-        while (moment := self.next_moment()) is not None and moment <= until:
+        while (moment := self.next_moment()) <= until:
             ticks_here = ticks_here + 1 if moment <= self.now else 0
             assert ticks_here < 1000, "the clock does not move"
             self.now = max(self.now, moment)
             while self._events and self._events[0][0] <= self.now:
                 heapq.heappop(self._events)[2]()
-            tick_at = self.node.tick_at
-            if tick_at is not None and tick_at <= self.now:
+            if self.node.tick_at <= self.now:
                 self.obey(self.node.tick(self.now))
-                assert self.node.tick_at is None or self.node.tick_at > self.now, "a tick asks for itself"
+                assert self.node.tick_at > self.now, "a tick asks for itself"
             self._hand_over(self.node.pay_back())
             self.judge()
         self.now = until
 
-    def next_moment(self) -> float | None:
-        moments = [self._events[0][0]] if self._events else []
-        if self.node.tick_at is not None:
-            moments.append(self.node.tick_at)
-        return min(moments, default=None)
+    def next_moment(self) -> float:
+        return min(self._events[0][0], self.node.tick_at) if self._events else self.node.tick_at
 
     def run_to_the_end(self) -> None:
         """Let time pass until nothing is going to happen any more."""
         for _ in range(100_000):
             moment = self.next_moment()
-            if moment is None:
+            if moment == math.inf:
                 return
             self.advance(max(0.0, moment - self.now))
         raise AssertionError("it never comes to rest")

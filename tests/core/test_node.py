@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 
@@ -258,7 +259,7 @@ def test_a_running_task_is_reported_once_and_only_after_a_while():
     assert node.tick(5.011) == []
     assert node.tick_at == pytest.approx(5.02)
     assert node.tick(5.021) == [ReportStarted([Run(1, 1, 5.0)])]
-    assert node.tick_at is None
+    assert node.tick_at == math.inf
     arrive(node, 2, now=6.0)
     assert node.tick(6.011) == []
     assert node.tick(6.021) == [ReportStarted([Run(2, 2, 6.0)])]
@@ -280,7 +281,7 @@ def test_a_task_beyond_its_time_is_ended_and_nothing_else():
     assert node.tick(5.03) == [ReportStarted([Run(1, 1, 5.0)])]
     assert node.tick_at == pytest.approx(5.5)
     assert node.tick(5.5) == [EndWorker(1)]
-    assert node.tick_at is None
+    assert node.tick_at == math.inf
     assert node.worker_ended(1, [], 5.6) == [Ended(1, End.TIMED_OUT), StartWorker(2)]
     assert node.worker_ready(2, 5.7) == [Give(2, 2)]
 
@@ -591,7 +592,7 @@ def test_a_worker_that_does_not_leave_is_ended():
     assert node.tick(1.5) == []
     assert node.tick_at == 1.0 + node_module.LEAVE_S
     assert node.tick(node.tick_at) == [EndWorker(1)]
-    assert node.tick_at is None
+    assert node.tick_at == math.inf
     assert node.worker_ended(1, [], 6.1) == []
 
 
@@ -651,7 +652,7 @@ def test_a_task_handed_back_and_come_again_has_its_new_time_limit():
     node.finished(1, 1, 1.0, 1.0)
     node.refill(1.0)
     node.tick(1.021)
-    assert node.tick_at is None
+    assert node.tick_at == math.inf
 
 
 def test_all_that_does_not_run_is_withdrawn_but_for_the_oldest():

@@ -103,13 +103,13 @@ def test_a_manager_may_come_to_take_more_or_fewer():
     submit(made, *range(10))
     made.dispatch()
     made.capacity_changed(A, 2, 6)
-    assert (made.slots, made.limit) == (2, 6)
+    assert made.capacity == (2, 6)
     assert [len(batch.tasks) for batch in made.dispatch()] == [5]
     made.capacity_changed(A, 1, 1)
     made.finished(A, 0)
     assert made.dispatch() == []
     made.capacity_changed(b"unknown", 1, 1)
-    assert (made.slots, made.limit) == (1, 1)
+    assert made.capacity == (1, 1)
 
 
 # -- ends
@@ -207,7 +207,7 @@ def test_the_tasks_of_a_lost_manager_run_elsewhere_first_and_in_order():
     submit(made, 1, 2, 3, 4)
     made.dispatch()
     assert made.manager_lost(A) == []
-    assert (made.slots, made.limit, made.backlog) == (0, 0, 4)
+    assert (made.capacity, made.backlog) == ((0, 0), 4)
     made.manager_joined(B, 4, 4)
     assert made.dispatch() == [Batch(B, [1, 2, 3, 4])]
 
@@ -258,7 +258,7 @@ def test_a_manager_is_lost_once():
     made = scheduler(a=(1, 1))
     made.manager_lost(A)
     assert made.manager_lost(A) == []
-    assert (made.slots, made.limit) == (0, 0)
+    assert made.capacity == (0, 0)
 
 
 # -- killing and withdrawing
@@ -641,8 +641,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         assert self.made.backlog == len(self.waiting)
         assert self.made.pending == len(self.tasks)
-        assert self.made.slots == sum(slots for slots, _ in self.managers.values())
-        assert self.made.limit == sum(limit for _, limit in self.managers.values())
+        slots, limits = zip(*self.managers.values(), strict=True) if self.managers else ((), ())
+        assert self.made.capacity == (sum(slots), sum(limits))
         for task in self.tasks:
             assert self.made.manager_of(task) == self.held.get(task)
             assert self.made.reruns(task) == self.crashes[task] + self.losses[task]

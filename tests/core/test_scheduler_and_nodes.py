@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 
@@ -96,7 +97,7 @@ class Cluster:
 
     def advance(self, duration_s: float) -> None:
         until = self.now + duration_s
-        while (moment := self._next_moment()) is not None and moment <= until:
+        while (moment := self._next_moment()) <= until:
             self.now = max(self.now, moment)
             for node in list(self.nodes.values()):
                 node.advance(self.now - node.now)
@@ -112,14 +113,14 @@ class Cluster:
     def run_to_the_end(self) -> None:
         for _ in range(100_000):
             moment = self._next_moment()
-            if moment is None:
+            if moment == math.inf:
                 return
             self.advance(max(0.0, moment - self.now))
         raise AssertionError("it never comes to rest")
 
-    def _next_moment(self) -> float | None:
-        moments = [moment for node in self.nodes.values() if (moment := node.next_moment()) is not None]
-        return min([*moments, *(entry[0] for entry in self._network[:1])], default=None)
+    def _next_moment(self) -> float:
+        moments = [node.next_moment() for node in self.nodes.values()]
+        return min([*moments, *(entry[0] for entry in self._network[:1])], default=math.inf)
 
     def _send(self, name: bytes, direction: str, deliver: Callable[[], None]) -> None:
         arrives = max(self._last.get((name, direction), 0.0), self.now + self.random.uniform(0, WAY_S))

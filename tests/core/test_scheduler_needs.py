@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from hpcpool.core.leases import Batch, Dropped, Reason, Request
@@ -521,7 +523,7 @@ def test_before_its_end_a_manager_gets_nothing_new_and_gives_back_what_it_has_no
     submit(made, 1, 2, 3)
     assert leases(made, now=0.0) == {A: [1, 2]}
     assert leases(made, now=100.0 - DRAIN_S) == {}
-    assert made.wake_at is None
+    assert made.wake_at == math.inf
     assert made.share() == [Request(A, 2)]
     assert made.returned(A, [2]) == []
     made.finished(A, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def test_who_resets_the_connection_before_it_is_looked_at_stops_nobody(said: byt
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends a reset
     peer.close()
     port.loop.wait(10)
-    assert port.guests.step_at is None  # nobody is waited for
+    assert port.guests.step_at == math.inf  # nobody is waited for
     assert not port.admitted
 
 

@@ -75,7 +75,7 @@ def test_a_node_that_has_enough_gets_nothing_ahead_until_it_has_less(directory):
 
 def test_free_slots_are_filled_however_much_a_node_has(directory):
     pool = Pool(directory)
-    pool.carrier._caches[NODE].laden_limit = 0
+    pool.carrier.caches[NODE].laden_limit = 0
     pool.submit(5)
     assert pool.dispatch() == {NODE: [1, 2]}
     pool.finish(NODE, 1)

@@ -539,10 +539,22 @@ def test_a_function_with_a_name_travels_by_it_and_its_simple_arguments_as_a_pick
     assert find(call.function)(*pickle.loads(call.payload.data)) == 5.0
 
 
+def test_so_do_arguments_that_are_futures():
+    one, other = Future(), Future()
+    call = call_by_name(max, (one, 2, other, one))
+    assert call is not None
+    assert list(call.dependencies) == [one, other]
+    payloads = [call.payload, pickle_value("first"), pickle_value([3])]
+    assert find(call.function) is max
+    assert unpickle_call(payloads) == ("first", 2, [3], "first")
+
+
 @pytest.mark.parametrize(
     ("fn", "args"),
     [
         (math.hypot, ([3],)),
+        (max, (Future(), [3])),
+        (max, ([Future()],)),
         (math.hypot, (1 << 300,)),
         (len, ("a" * 20_000,)),
         (max, ("a" * 9_000, "b" * 9_000)),

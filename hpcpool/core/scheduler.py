@@ -83,9 +83,13 @@ class Scheduler:
         return self._queued + self._placement.waiting + len(self._held)
 
     @property
-    def in_lines(self) -> int:
-        """How many of them have needs of their own, and so wait in lines."""
-        return self._placement.waiting
+    def excess(self) -> int:
+        """How many tasks are not finished, if that is more than there are slots; at least those that wait in lines.
+
+        Tasks with needs of their own may find no slot among many that are free.
+        """
+        pending = len(self._tasks)
+        return pending if pending > self._managers.slots else self._placement.waiting
 
     @property
     def pending(self) -> int:

@@ -135,12 +135,8 @@ class BlockWatch:
             self._look(self._control)
 
     def call_for_blocks(self) -> None:
-        """Wake block control when there is (by orders of magnitude) more work than the managers have slots.
-
-        Tasks with needs of their own may find no slot among many that are free.
-        """
-        pending, (slots, _) = self._scheduler.pending, self._scheduler.capacity
-        load = max(pending if pending > slots else 0, self._scheduler.in_lines).bit_length()
+        """Wake block control when there is (by orders of magnitude) more work than the managers have slots."""
+        load = self._scheduler.excess.bit_length()
         if load > self._announced_load and self._control is not None:
             self._look(self._control)
         self._announced_load = load if not load else max(load, self._announced_load)

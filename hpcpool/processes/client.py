@@ -442,7 +442,7 @@ class Client:
             is_awaited = future in self._waiting
             if is_awaited:
                 future._is_passed_on = True
-            is_taken = future._succeed(payloads[0], outcome)
+            is_taken = future._complete(None, payloads[0], outcome)
             if is_awaited:
                 self._waiting.settle(future, payloads[0] if is_taken else None, self)
             return

@@ -497,9 +497,9 @@ class Interchange:
     def _dispatch(self) -> None:
         if self._stopping:
             return
-        if self._scheduler.has_unavailable:
-            self._end(self._scheduler.unavailable())
         if self._scheduler.backlog or self._scheduler.wake_at < math.inf:
+            if self._scheduler.has_unavailable:
+                self._end(self._scheduler.unavailable())
             while not all([self._send_tasks(*batch) for batch in self._scheduler.dispatch(time.monotonic())]):  # noqa: C419
                 pass  # some have been held or have ended instead: there is room again
             for name in self._scheduler.take_drained():

@@ -73,12 +73,13 @@ class Sender:
         flight allow for both.
         """
         with self._lock:
-            if self._out or self._stream.wants_to_write or not self._blobs.knows(ticket.blobs):
+            if self._out or self._stream.wants_to_write or (ticket.blobs and not self._blobs.knows(ticket.blobs)):
                 return False
             task, packed, size = self._message(ticket)
             if packed.frames:
                 return False
-            self._blobs.use(ticket.blobs)
+            if ticket.blobs:
+                self._blobs.use(ticket.blobs)
             self._note_on_its_way(ticket, packed, size)
             self._stream.send_interruptibly(encode([task]))
             return True

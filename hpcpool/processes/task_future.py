@@ -270,10 +270,6 @@ class TaskFuture(Future[T], Generic[T]):
 
     # -- for the client --
 
-    def _succeed(self, payload: Payload, outcome: Outcome) -> bool:
-        """Complete the future with a result as it came; False if it was cancelled (or completed) before."""
-        return self._complete(None, payload, outcome)
-
     def _stand_for(self, payload: Payload) -> None:
         """Finish as what a user has put."""
         self._keep_payload()
@@ -288,6 +284,7 @@ class TaskFuture(Future[T], Generic[T]):
         return self._complete(opener, None, outcome)
 
     def _complete(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
+        """Finish, by an opener or with a result as it came; False if it was cancelled (or finished) before."""
         if not self._finish_quietly(opener, payload, outcome):
             # Cancelled a moment ago: the client has no ticket any more when it hears of that, so it is said here.
             self._acknowledge_cancel()

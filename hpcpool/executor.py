@@ -22,7 +22,7 @@ from hpcpool.providers.base import Provider
 from hpcpool.view import ExecutorView
 from hpcpool.wire.functions import FunctionCache, function_within, load_function
 from hpcpool.wire.messages import Setup
-from hpcpool.wire.payload import PickledCall, call_by_name, pickle_call, pickle_value
+from hpcpool.wire.payload import PickledCall, call_by_name, pickle_call, pickle_call_of_blob, pickle_value
 from hpcpool.wire.segments import SegmentStore
 from hpcpool.wire.setup import local_setup
 
@@ -132,6 +132,8 @@ class HPCPoolExecutor(Calls):
                 f"at most {_LARGEST_FUNCTION} can be sent with a function: pass large data as arguments"
             )
         references = {id(function): (load_function, (blob.key,))}
+        if fn is function and not kwargs:
+            return pickle_call_of_blob(blob, args, references, store)
         return pickle_call(fn, args, kwargs, references, store)._replace(blobs=(blob,))
 
     def _put(self, value: T, name: str) -> TaskFuture[T]:

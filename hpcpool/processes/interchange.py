@@ -136,7 +136,8 @@ class Interchange:
         try:
             while not self._blocks.is_finished:
                 look_at = min(self._entrance.step_at, self._silence.look_at, self._blocks.watch.look_at)
-                self._wait_until(min(look_at, self._hosted.step_at, self._scheduler.wake_at))
+                wake_at = min(look_at, self._hosted.step_at, self._scheduler.wake_at)
+                self._loop.wait(None if wake_at == math.inf else max(0.0, wake_at - time.monotonic()))
                 self._hosted.step()
                 self._answer()  # first what somebody waits for
                 if time.monotonic() >= look_at:
@@ -152,9 +153,6 @@ class Interchange:
     def _answer(self) -> None:
         if batch := self._outbox.take(*self._scheduler.capacity):
             self._streams.send(_CLIENT, *batch)
-
-    def _wait_until(self, at: float) -> None:
-        self._loop.wait(None if at == math.inf else max(0.0, at - time.monotonic()))
 
     def _look_around(self) -> None:
         """See to what time brings about."""

@@ -26,7 +26,6 @@ from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions, staged
 from hpcpool.wire.failures import forget_frames, pickle_failure
-from hpcpool.wire.importable import find
 from hpcpool.wire.link import TaskReader, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
 from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
@@ -189,7 +188,9 @@ def _open_and_call(
             call = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
         else:
             call = pickle.loads(task.data)
-        function, args, kwargs = (find(task.function), call, _NO_KWARGS) if task.function else call
+        function, args, kwargs = (
+            (functions.function_of(task.function, task.blobs), call, _NO_KWARGS) if task.function else call
+        )
         del call
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)

@@ -12,11 +12,12 @@ import pickle
 import types
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hpcpool.wire import by_value, payload
 from hpcpool.wire.fingerprint import Fingerprint
+from hpcpool.wire.importable import find
 
 #: Functions opened in this process, most recently used last.
 _loaded: OrderedDict[bytes, _Loaded] = OrderedDict()
@@ -61,6 +62,18 @@ def load_function(key: bytes) -> Callable[..., Any]:
     _loaded.move_to_end(key)
     by_value.put_in_place(known.brought)
     return known.function
+
+
+def function_of(name: str, blobs: Sequence[bytes]) -> Callable[..., Any]:
+    """Return the function of a call whose payload holds only arguments.
+
+    Args:
+        name: of `PickledCall`.
+        blobs: the keys of the call's blobs.
+
+    Raises what importing or opening it raises.
+    """
+    return load_function(blobs[0]) if name == payload.FIRST_BLOB else find(name)
 
 
 # -- at the client ----------------------------------------------------------------------------------------------------

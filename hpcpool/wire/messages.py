@@ -45,7 +45,8 @@ class Task(Struct, tag=1):
     crash_limit: int = 1
     #: What it needs; None: nothing in particular, as most.
     needs: Needs | None = None
-    #: The function as module:name, where the payload holds only its positional arguments; "": it holds the whole call.
+    #: The function as module:name, or `payload.FIRST_BLOB`, where the payload holds only its positional arguments;
+    #: "": it holds the whole call.
     function: str = ""
     #: Its result, if it is large, is to stay where it was made.
     keep: bool = False

@@ -35,6 +35,9 @@ _LARGEST_INT = 1 << 256
 #: The same for functions that are found by their names.
 _BY_NAME = frozenset({types.FunctionType, types.BuiltinFunctionType})
 
+#: Stands for a function's name: it is the first of the call's blobs.
+FIRST_BLOB = "*"
+
 #: In a pickle: something of `__main__` (or `__mp_main__`) by reference, which a worker could not follow.
 _MAIN = b"_main__"
 #: The module of pipe ends. Plain pickle copies the number of a descriptor, which is another one in a worker.
@@ -48,7 +51,8 @@ class PickledCall(NamedTuple):
     payload: Payload
     #: The futures found among its arguments, in placeholder order.
     dependencies: Sequence[Future[Any]] = ()
-    #: The function's module:name, where the payload holds only its positional arguments; "": all is in the payload.
+    #: The function's module:name, or `FIRST_BLOB`, where the payload holds only its positional arguments; "": all is in
+    #: the payload.
     function: str = ""
     #: The functions by value that it needs.
     blobs: Sequence[Blob] = ()
@@ -184,10 +188,16 @@ _LENDING = _Keeper(None, is_captured=False)
 def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall | None:
     """Pickle the call of a function that is found by its name, with simple and small arguments; None: it is another.
 
-    A future as an argument is as simple as a number. A shortcut for the calls that should cost next to nothing.
+    A shortcut for the calls that should cost next to nothing.
     """
     if type(fn) not in _BY_NAME or has_registered_modules():
         return None
+    name = name_to_import(fn)
+    return _simple_call(name, args) if name is not None else None
+
+
+def _simple_call(function: str, args: tuple[Any, ...], blobs: Sequence[Blob] = ()) -> PickledCall | None:
+    """Pickle only the arguments of a call; None: they are not simple and small. A future is as simple as a number."""
     futures: Sequence[Future[Any]] = ()
     if not all(map(_is_simple, args)):
         found = _Collector(_NO_REFERENCES, _CAPTURING)
@@ -195,8 +205,8 @@ def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall |
         futures = found.futures
         if not all(_is_simple(arg) or type(arg) is _Placeholder for arg in args):
             return None
-    name, data = name_to_import(fn), pickle.dumps(args, 5)
-    return PickledCall(Payload(data), futures, name) if name is not None and len(data) < OUT_OF_BAND_BYTES else None
+    data = pickle.dumps(args, 5)
+    return PickledCall(Payload(data), futures, function, blobs) if len(data) < OUT_OF_BAND_BYTES else None
 
 
 class _Placeholder:
@@ -239,8 +249,30 @@ def pickle_call(
     try:
         payload, futures = _pickle((fn, _lifted(args, store), kwargs), references or _NO_REFERENCES, keeper)
     except SystemExit as error:
-        raise pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling") from error
+        raise _has_exited(error) from error
     return PickledCall(payload, futures)
+
+
+def pickle_call_of_blob(
+    blob: Blob,
+    args: tuple[Any, ...],
+    references: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]],
+    store: SegmentStore | None = None,
+) -> PickledCall:
+    """Pickle a call of a function by value that has no keywords; the rest as of `pickle_call`."""
+    if (call := _simple_call(FIRST_BLOB, args, (blob,))) is not None:
+        return call
+    keeper, lifted = _Keeper(store, is_captured=True), _lifted(args, store)
+    try:
+        # Plain pickle cannot do the function itself, which may be among the arguments: then that is referred to.
+        payload, futures = _plainly_at_once(lifted, keeper) or _pickle(lifted, references, keeper)
+    except SystemExit as error:
+        raise _has_exited(error) from error
+    return PickledCall(payload, futures, FIRST_BLOB, (blob,))
+
+
+def _has_exited(error: SystemExit) -> pickle.PicklingError:
+    return pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling")
 
 
 def pickle_value(
@@ -298,22 +330,27 @@ def _lifted(args: tuple[Any, ...], store: SegmentStore | None) -> tuple[Any, ...
 
 
 def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]]:
-    if not references and not has_registered_modules():
-        # By far the most calls: what plain pickle can do without being asked about any object.
-        buffers: list[Buffer] = []
-        try:
-            data = pickle.dumps(obj, 5, buffer_callback=functools.partial(keeper.keep_in_band, buffers))
-        except Exception as error:
-            if is_from_handler(error):
-                raise
-            data = _MAIN
-        if _MAIN not in data and _PIPES_BYTES not in data:
-            return keeper.payload(data, buffers), ()
+    if not references and (at_once := _plainly_at_once(obj, keeper)) is not None:
+        return at_once
     plain = None if has_registered_modules() else _pickle_plainly(obj, references, keeper)
     if plain is not None:
         return plain
     found = _Collector(references, keeper)
     return keeper.payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
+
+
+def _plainly_at_once(obj: Any, keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]] | None:
+    """Pickle what plain pickle can do without being asked about any object, as by far the most; None: it cannot."""
+    if has_registered_modules():
+        return None
+    buffers: list[Buffer] = []
+    try:
+        data = pickle.dumps(obj, 5, buffer_callback=functools.partial(keeper.keep_in_band, buffers))
+    except Exception as error:
+        if is_from_handler(error):
+            raise
+        return None
+    return (keeper.payload(data, buffers), ()) if _MAIN not in data and _PIPES_BYTES not in data else None
 
 
 def _pickle_plainly(
@@ -435,6 +472,7 @@ def install_main() -> None:
 
 
 __all__ = [
+    "FIRST_BLOB",
     "PickledCall",
     "call_by_name",
     "dumps_by_value",
@@ -443,6 +481,7 @@ __all__ = [
     "load_bytes",
     "load_dependency",
     "pickle_call",
+    "pickle_call_of_blob",
     "pickle_value",
     "unpickle",
     "unpickle_call",

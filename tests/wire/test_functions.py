@@ -5,9 +5,11 @@ import gc
 import json
 import math
 import operator
+import pickle
 import threading
 import types
 import weakref
+from concurrent.futures import Future
 from typing import Any
 
 import cloudpickle
@@ -15,7 +17,15 @@ import pytest
 
 from hpcpool.wire import functions
 from hpcpool.wire.fingerprint import Fingerprint
-from hpcpool.wire.functions import LOADED_LIMIT, Blob, FunctionCache, function_within, load_function
+from hpcpool.wire.functions import (
+    LOADED_LIMIT,
+    Blob,
+    FunctionCache,
+    function_of,
+    function_within,
+    load_function,
+)
+from hpcpool.wire.payload import pickle_call_of_blob, pickle_value, unpickle_call
 
 
 def module_function() -> None:
@@ -373,6 +383,43 @@ def test_a_function_is_opened_once(store):
     assert function(1) == 2
     assert load_function(b"key") is function
     assert store.reads == [b"key"]
+
+
+def test_a_function_by_value_is_named_by_its_blob_and_its_simple_arguments_travel_alone(store):
+    key, data = FunctionCache().blob_of(lambda one, other: one - other)
+    store.blobs[key] = data
+    call = pickle_call_of_blob(Blob(key, data), (7, Future()), {})
+    assert call.blobs == ((key, data),)
+    args = unpickle_call([call.payload, pickle_value(3)])
+    assert function_of(call.function, [key])(*args) == 4
+
+
+def test_so_do_other_arguments_unless_the_function_is_among_them(store):
+    def function(itself, items):
+        return function is itself, items
+
+    key, data = FunctionCache().blob_of(function)
+    store.blobs[key] = data
+    references = {id(function): (load_function, (key,))}
+    call = pickle_call_of_blob(Blob(key, data), ([1.5], {"a": 2}), references)
+    assert pickle.loads(call.payload.data) == ([1.5], {"a": 2})
+    call = pickle_call_of_blob(Blob(key, data), (function, [3]), references)
+    assert len(call.payload.data) < len(data)
+    args = unpickle_call([call.payload])
+    assert args == (function_of(call.function, [key]), [3])
+
+
+def test_an_exit_while_arguments_are_pickled_is_an_error_of_pickling():
+    class Leaving:
+        def __reduce__(self):
+            raise SystemExit(3)
+
+    with pytest.raises(pickle.PicklingError, match=r"SystemExit\(3\)"):
+        pickle_call_of_blob(Blob(b"key", b""), (Leaving(),), {})
+
+
+def test_other_names_are_those_of_modules(store):
+    assert function_of("math:hypot", ()) is math.hypot
 
 
 def test_the_functions_that_were_used_last_stay_open(store):

@@ -53,6 +53,12 @@ def pause(duration_s: float) -> None:
         pass
 
 
+def pauses(count: int, duration_s: float) -> None:
+    """Take so many pauses, one after the other, with nothing around them."""
+    for _ in range(count):
+        pause(duration_s)
+
+
 def run_bash(command: str) -> int:
     """Run a bash command and capture its output, as somebody does whose pool knows nothing of commands."""
     return subprocess.run(["bash", "-c", command], check=True, capture_output=True).returncode

@@ -122,18 +122,24 @@ def _map_all(peer: Peer, count: int, chunksize: int | str) -> None:
 
 
 def calls_of_10_ms(setting: Setting) -> dict[str, float]:
-    return {"calls_10_ms": _pauses(setting, 0.010)}
+    return _pauses(setting, 0.010, "calls_10_ms")
 
 
 def calls_of_1_ms(setting: Setting) -> dict[str, float]:
-    return {"calls_1_ms": _pauses(setting, 0.001)}
+    return _pauses(setting, 0.001, "calls_1_ms")
 
 
-def _pauses(setting: Setting, duration_s: float) -> float:
+def _pauses(setting: Setting, duration_s: float, key: str) -> dict[str, float]:
+    """All calls submitted at once; then as many that each worker does in a loop, in one call."""
+    share = max(1, setting.size // setting.workers)
     ideal_s = duration_s * setting.size / setting.workers
     with warm_peer(setting) as peer:
         elapsed_s = _timed(lambda: peer.gather([peer.submit(calls.pause, duration_s) for _ in range(setting.size)]))
-    return ideal_s / elapsed_s
+        bare_s = _timed(
+            lambda: peer.gather([peer.submit(calls.pauses, share, duration_s) for _ in range(setting.workers)])
+        )
+    fraction, bare_fraction = ideal_s / elapsed_s, share * duration_s / bare_s
+    return {key: fraction, f"{key}_of_bare": fraction / bare_fraction}
 
 
 def bytes_echo(setting: Setting) -> dict[str, float]:
@@ -324,13 +330,19 @@ WORKS = {
         Work(
             "calls10ms",
             Sizes(fast=400, slow=400, quick=40),
-            (_rate("calls_10_ms", "10 ms calls, fraction of ideal", Unit.FRACTION),),
+            (
+                _rate("calls_10_ms", "10 ms calls, fraction of ideal", Unit.FRACTION),
+                _rate("calls_10_ms_of_bare", "the same, of a bare loop", Unit.FRACTION),
+            ),
             calls_of_10_ms,
         ),
         Work(
             "calls1ms",
             Sizes(fast=2_000, slow=1_000, quick=100),
-            (_rate("calls_1_ms", "1 ms calls, fraction of ideal", Unit.FRACTION),),
+            (
+                _rate("calls_1_ms", "1 ms calls, fraction of ideal", Unit.FRACTION),
+                _rate("calls_1_ms_of_bare", "the same, of a bare loop", Unit.FRACTION),
+            ),
             calls_of_1_ms,
         ),
         Work(

@@ -76,7 +76,7 @@ class Node:
         self._dropped: set[int] = set()
         self._mean_s: float | None = None
         self._starts = Starts()
-        #: When `tick` wants to be called; None: no need.
+        #: When `tick` wants to be called; inf: no need.
         self.tick_at = math.inf
         self._withdrawing = False
         #: How many tasks others have asked for in vain.

@@ -93,7 +93,7 @@ class WideTasks:
     def slot_for_worker(self, workers: Iterable[Worker]) -> int:
         """Return the slot for one more worker that takes any call: the first of those with the fewest.
 
-        One that has a worker that is being ended comes behind, as it is not free before that has gone.
+        Among equals one with a worker that is being ended comes last: it is not free before that has gone.
         """
         taken = [(0, False)] * self._slots
         for worker in workers:

@@ -65,7 +65,8 @@ class BlockWatch:
         shortest = min((pool.max_idle_time or math.inf for pool in scalable), default=math.inf)
         self._period_s = min(_MOST_PERIOD_S, max(_LEAST_PERIOD_S, shortest / _LOOKS))
         self._has_scalable = bool(scalable)
-        #: When `look` must be called next (monotonic clock); inf: there is nothing to see (yet, or ever).
+        #: When `look` must be called next (monotonic clock); inf: there is nothing to see (yet, or ever). Also while
+        #: there is no manager: what is asked for may become less.
         self.look_at = math.inf
 
     def start(self, control: BlockControl) -> None:

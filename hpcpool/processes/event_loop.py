@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 READ = 1  # EPOLLIN = POLLIN
 WRITE = 4  # EPOLLOUT = POLLOUT
+#: Nobody waits longer at once (seconds): the kernel counts milliseconds in 32 bits.
+_LONGEST_S = 86_400.0
 Callback = Callable[[int], None]
 
 
@@ -44,8 +46,9 @@ class EventLoop:
             self._poll.unregister(descriptor)
 
     def wait(self, timeout_s: float | None) -> None:
-        """Wait until something is ready (or for `timeout_s` seconds), and call what was registered for it."""
-        for descriptor, events in self._poll.poll(None if timeout_s is None else timeout_s * self._unit):
+        """Wait until something is ready (`timeout_s` seconds or a day at most), and call what was registered for it."""
+        timeout = None if timeout_s is None else min(timeout_s, _LONGEST_S) * self._unit
+        for descriptor, events in self._poll.poll(timeout):
             callback = self._callbacks.get(descriptor)
             if callback is not None:  # it may have been removed by a callback before it
                 # An error or a hang-up is told by reading.

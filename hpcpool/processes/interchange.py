@@ -136,7 +136,7 @@ class Interchange:
         try:
             while not self._blocks.is_finished:
                 look_at = min(self._entrance.step_at, self._silence.look_at, self._blocks.watch.look_at)
-                wake_at = min(look_at, self._hosted.step_at, self._scheduler.wake_at)
+                wake_at = min(look_at, self._hosted.step_at, math.inf if self._stopping else self._scheduler.wake_at)
                 self._loop.wait(None if wake_at == math.inf else max(0.0, wake_at - time.monotonic()))
                 self._hosted.step()
                 self._answer()  # first what somebody waits for

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import functools
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing import context, process
 from typing import Any
 
@@ -184,14 +186,11 @@ def _open_and_call(
     task: Task, frames: list[Any], opened: Opened | None, store: SegmentStore | None, me: int
 ) -> tuple[Status, Payload]:
     try:
-        if task.layout or not task.function:
-            call = unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments))
-        else:
-            call = pickle.loads(task.data)
         function, args, kwargs = (
-            (functions.function_of(task.function, task.blobs), call, _NO_KWARGS) if task.function else call
+            (functions.function_of(task.function, task.blobs), pickle.loads(task.data), _NO_KWARGS)
+            if task.function and not task.layout
+            else _open(task, frames, opened)
         )
-        del call
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.PAYLOAD_ERROR, pickle_failure(error)
     frames.clear()
@@ -210,6 +209,11 @@ def _open_and_call(
         return Status.OK, pickle_value(result, store=store, is_whole=task.keep)
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is the call's outcome
         return Status.FAILED, _failure(error)
+
+
+def _open(task: Task, frames: list[Any], opened: Opened | None) -> tuple[Callable[..., Any], Any, dict[str, Any]]:
+    function = functools.partial(functions.function_of, task.function, task.blobs) if task.function else None
+    return unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments), function)
 
 
 def _failure(error: BaseException) -> Payload:

@@ -51,7 +51,7 @@ blob_source: Callable[[bytes], bytes] = _no_blobs
 
 
 def load_function(key: bytes) -> Callable[..., Any]:
-    """Return the function of this key, opened once in each process; called by pickle while a call is opened."""
+    """Return the function of this key, opened once in each process; called, also by pickle, while a call is opened."""
     known = _loaded.get(key)
     if known is None:
         function, brought = by_value.loading(lambda: pickle.loads(blob_source(key)))

@@ -188,7 +188,7 @@ _LENDING = _Keeper(None, is_captured=False)
 def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall | None:
     """Pickle the call of a function that is found by its name, with simple and small arguments; None: it is another.
 
-    A shortcut for the calls that should cost next to nothing.
+    A shortcut for the calls that should cost next to nothing. A future is a simple argument.
     """
     if type(fn) not in _BY_NAME or has_registered_modules():
         return None
@@ -197,12 +197,10 @@ def call_by_name(fn: Callable[..., Any], args: tuple[Any, ...]) -> PickledCall |
 
 
 def _simple_call(function: str, args: tuple[Any, ...], blobs: Sequence[Blob] = ()) -> PickledCall | None:
-    """Pickle only the arguments of a call; None: they are not simple and small. A future is as simple as a number."""
+    """Pickle only the arguments of a call; None: they are not simple and small."""
     futures: Sequence[Future[Any]] = ()
     if not all(map(_is_simple, args)):
-        found = _Collector(_NO_REFERENCES, _CAPTURING)
-        args = tuple(_Placeholder(*found.placeholder(arg)) if isinstance(arg, Future) else arg for arg in args)
-        futures = found.futures
+        args, futures = _placed(args)
         if not all(_is_simple(arg) or type(arg) is _Placeholder for arg in args):
             return None
     data = pickle.dumps(args, 5)
@@ -210,15 +208,21 @@ def _simple_call(function: str, args: tuple[Any, ...], blobs: Sequence[Blob] = (
 
 
 class _Placeholder:
-    """Pickled as what stands for a future."""
+    """Is pickled as what stands for a future."""
 
     __slots__ = ("_reduced",)
 
-    def __init__(self, *reduced: Any) -> None:
+    def __init__(self, reduced: tuple[Any, ...]) -> None:
         self._reduced = reduced
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced
+
+
+def _placed(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Sequence[Future[Any]]]:
+    """Put placeholders in the place of arguments that are futures (not of those inside of others)."""
+    found = _Collector(_NO_REFERENCES, _CAPTURING)
+    return tuple([_Placeholder(found.placeholder(a)) if isinstance(a, Future) else a for a in args]), found.futures
 
 
 def _is_simple(value: Any) -> bool:
@@ -245,12 +249,11 @@ def pickle_call(
 
     Raises whatever makes the arguments impossible to pickle (`SystemExit` becomes `PicklingError`).
     """
-    keeper = _CAPTURING if store is None else _Keeper(store, is_captured=True)
-    try:
-        payload, futures = _pickle((fn, _lifted(args, store), kwargs), references or _NO_REFERENCES, keeper)
-    except SystemExit as error:
-        raise _has_exited(error) from error
-    return PickledCall(payload, futures)
+    lifted = _lifted(args, store)
+    placed, futures = _placed(lifted)
+    # Plain pickle could not do what there are references to.
+    plain = None if references else (fn, placed, kwargs)
+    return PickledCall(*_captured(plain, futures, (fn, lifted, kwargs), references or _NO_REFERENCES, store))
 
 
 def pickle_call_of_blob(
@@ -262,17 +265,22 @@ def pickle_call_of_blob(
     """Pickle a call of a function by value that has no keywords; the rest as of `pickle_call`."""
     if (call := _simple_call(FIRST_BLOB, args, (blob,))) is not None:
         return call
-    keeper, lifted = _Keeper(store, is_captured=True), _lifted(args, store)
+    lifted = _lifted(args, store)
+    # The function may be among the arguments. Plain pickle cannot do that, and it is referred to.
+    return PickledCall(*_captured(*_placed(lifted), lifted, references, store), FIRST_BLOB, (blob,))
+
+
+def _captured(
+    plain: Any, futures: Sequence[Future[Any]], whole: Any, references: dict[int, Any], store: SegmentStore | None
+) -> tuple[Payload, Sequence[Future[Any]]]:
+    """Pickle `plain`, which has placeholders for `futures`; if that cannot be, `whole`, the same without."""
+    keeper = _CAPTURING if store is None else _Keeper(store, is_captured=True)
     try:
-        # Plain pickle cannot do the function itself, which may be among the arguments: then that is referred to.
-        payload, futures = _plainly_at_once(lifted, keeper) or _pickle(lifted, references, keeper)
+        if plain is not None and (payload := _plainly_at_once(plain, keeper)) is not None:
+            return payload, futures
+        return _pickle(whole, references, keeper)
     except SystemExit as error:
-        raise _has_exited(error) from error
-    return PickledCall(payload, futures, FIRST_BLOB, (blob,))
-
-
-def _has_exited(error: SystemExit) -> pickle.PicklingError:
-    return pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling")
+        raise pickle.PicklingError(f"SystemExit({error.code!r}) was raised while pickling") from error
 
 
 def pickle_value(
@@ -296,9 +304,12 @@ def pickle_value(
         return Payload(pickle.dumps(value, 5))
     usual = _CAPTURING if is_captured else _LENDING
     keeper = usual if store is None else _Keeper(store, is_captured, is_whole)
-    payload, futures = _pickle(_lifted((value,), store)[0], _NO_REFERENCES, keeper)
-    if futures:
-        raise TypeError(no_future)
+    (lifted,) = _lifted((value,), store)
+    payload = _plainly_at_once(lifted, keeper)
+    if payload is None:
+        payload, futures = _pickle(lifted, _NO_REFERENCES, keeper)
+        if futures:
+            raise TypeError(no_future)
     return payload
 
 
@@ -330,8 +341,6 @@ def _lifted(args: tuple[Any, ...], store: SegmentStore | None) -> tuple[Any, ...
 
 
 def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]]:
-    if not references and (at_once := _plainly_at_once(obj, keeper)) is not None:
-        return at_once
     plain = None if has_registered_modules() else _pickle_plainly(obj, references, keeper)
     if plain is not None:
         return plain
@@ -339,8 +348,8 @@ def _pickle(obj: Any, references: dict[int, Any], keeper: _Keeper) -> tuple[Payl
     return keeper.payload(_dump(_ValuePickler, obj, found), found.buffers), found.futures
 
 
-def _plainly_at_once(obj: Any, keeper: _Keeper) -> tuple[Payload, Sequence[Future[Any]]] | None:
-    """Pickle what plain pickle can do without being asked about any object, as by far the most; None: it cannot."""
+def _plainly_at_once(obj: Any, keeper: _Keeper) -> Payload | None:
+    """Pickle what plain pickle can do without asking about any object, as by far the most; None: it cannot."""
     if has_registered_modules():
         return None
     buffers: list[Buffer] = []
@@ -350,7 +359,7 @@ def _plainly_at_once(obj: Any, keeper: _Keeper) -> tuple[Payload, Sequence[Futur
         if is_from_handler(error):
             raise
         return None
-    return (keeper.payload(data, buffers), ()) if _MAIN not in data and _PIPES_BYTES not in data else None
+    return keeper.payload(data, buffers) if _MAIN not in data and _PIPES_BYTES not in data else None
 
 
 def _pickle_plainly(
@@ -434,16 +443,21 @@ def is_scalar(data: Buffer) -> bool:
     return data[-1:] == pickle.STOP and _SCALAR_BYTES.get(data[start : start + 1]) == len(data) - start
 
 
-def unpickle_call(payloads: Sequence[Payload]) -> Any:
+def unpickle_call(
+    payloads: Sequence[Payload], function: Callable[[], Callable[..., Any]] | None = None
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Rebuild a call from its own payload and those of the results that it depends on, in placeholder order.
 
-    Returns its function, arguments and keywords; of a call that goes by name only the arguments.
+    Args:
+        payloads: of these.
+        function: finds the function of a call whose payload holds only its arguments.
     """
-    if len(payloads) == 1:
-        return unpickle(payloads[0])
     _dependencies[:] = [unpickle(payload) for payload in payloads[1:]]
     try:
-        return unpickle(payloads[0])
+        if function is None:
+            return unpickle(payloads[0])  # type: ignore[no-any-return]
+        # Before the arguments, which may lean on what its modules do when they are imported.
+        return function(), unpickle(payloads[0]), {}
     finally:
         _dependencies.clear()
 

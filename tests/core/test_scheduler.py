@@ -71,6 +71,18 @@ def test_no_manager_gets_more_than_it_takes():
     assert made.dispatch() == []
 
 
+def test_tasks_are_in_excess_only_while_there_are_more_than_slots():
+    made = scheduler(a=(2, 10))
+    submit(made, 1, 2)
+    assert made.excess == 0
+    submit(made, 3)
+    assert made.excess == 3
+    made.dispatch()
+    assert made.excess == 3  # one of them only waits at the manager
+    made.finished(A, 1)
+    assert made.excess == 0
+
+
 def test_managers_are_served_in_turn():
     made = scheduler(a=(2, 2), b=(2, 2), c=(2, 2))
     served = []

@@ -31,6 +31,7 @@ from hpcpool.wire.payload import (
     install_main,
     is_scalar,
     pickle_call,
+    pickle_call_of_blob,
     pickle_value,
     unpickle,
     unpickle_call,
@@ -545,8 +546,62 @@ def test_so_do_arguments_that_are_futures():
     assert call is not None
     assert list(call.dependencies) == [one, other]
     payloads = [call.payload, pickle_value("first"), pickle_value([3])]
-    assert find(call.function) is max
-    assert unpickle_call(payloads) == ("first", 2, [3], "first")
+    assert unpickle_call(payloads, lambda: find(call.function)) == (max, ("first", 2, [3], "first"), {})
+
+
+opened: list[str] = []
+
+
+def note(name: str) -> str:
+    opened.append(name)
+    return name
+
+
+class Noting:
+    """Notes when it is unpickled."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> Any:
+        return note, (self._name,)
+
+
+def test_the_function_of_a_call_is_found_behind_the_results_and_before_the_arguments():
+    opened.clear()
+    payloads = [Payload(pickle.dumps((Noting("argument"),))), Payload(pickle.dumps(Noting("result")))]
+    function, args, kwargs = unpickle_call(payloads, lambda: note("function") and max)
+    assert (function, args, kwargs) == (max, ("argument",), {})
+    assert opened == ["result", "function", "argument"]
+
+
+class CountingStore:
+    """Takes the place of a store: counts how often something is shared."""
+
+    def __init__(self) -> None:
+        self.shared = 0
+
+    def share(self, raw: memoryview) -> bytes:
+        self.shared += 1
+        return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        lambda args, store: pickle_call(max, args, {}, store=store),
+        lambda args, store: pickle_call_of_blob((b"key", b""), args, {}, store),
+    ],
+)
+def test_a_large_argument_beside_a_future_is_shared_once(pickled):
+    future, store = Future(), CountingStore()
+    call = pickled((np.zeros(100_000), future, future), store)
+    assert store.shared == 1
+    assert list(call.dependencies) == [future]
+    finds = (lambda: max) if call.function else None
+    _, (array, *results), _ = unpickle_call([call.payload, pickle_value(5)], finds)
+    assert array.shape == (100_000,)
+    assert results == [5, 5]
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def _simple_call(function: str, args: tuple[Any, ...], blobs: Sequence[Blob] = (
     futures: Sequence[Future[Any]] = ()
     if not all(map(_is_simple, args)):
         args, futures = _placed(args)
-        if not all(_is_simple(arg) or type(arg) is _Placeholder for arg in args):
+        if not all(map(_is_simple_or_placed, args)):  # no generator: Ctrl-C that strikes while one is closed is lost
             return None
     data = pickle.dumps(args, 5)
     return PickledCall(Payload(data), futures, function, blobs) if len(data) < OUT_OF_BAND_BYTES else None
@@ -217,6 +217,10 @@ class _Placeholder:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self._reduced
+
+
+def _is_simple_or_placed(value: Any) -> bool:
+    return type(value) is _Placeholder or _is_simple(value)
 
 
 def _placed(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Sequence[Future[Any]]]:

@@ -23,7 +23,7 @@ def run(silence: Silence, until: float, *talkers: bytes) -> list[tuple[bytes, fl
 
 
 def test_who_is_silent_for_longer_than_the_timeout_is_named_and_others_are_not():
-    assert run(watch(b"a", b"b"), 100, b"b") == [(b"a", 35.0)]
+    assert run(watch(b"a", b"b"), 100, b"b") == [(b"a", 30.0)]
 
 
 def test_who_speaks_is_never_silent():
@@ -42,8 +42,8 @@ def test_after_a_pause_of_our_own_all_get_another_timeout():
     silence = watch(b"a")
     assert silence.look(0.0) == []
     assert silence.look(500.0) == []  # we were stopped: nobody could be heard
-    assert [silence.look(float(now)) for now in range(505, 535, 5)] == [[]] * 6
-    assert silence.look(535.0) == [(b"a", 35.0)]
+    assert [silence.look(float(now)) for now in range(505, 530, 5)] == [[]] * 5
+    assert silence.look(530.0) == [(b"a", 30.0)]
 
 
 def test_between_two_periods_nobody_is_looked_at():
@@ -53,6 +53,19 @@ def test_between_two_periods_nobody_is_looked_at():
     silence.heard(b"b", -100.0)
     assert silence.look(4.95) == []
     assert silence.look(5.0) == [(b"b", 105.0)]
+
+
+def test_the_next_look_is_when_somebody_will_have_been_silent_for_too_long():
+    silence = watch(b"a", b"b")
+    silence.heard(b"a", 2.5)
+    assert silence.look(28.0) == []
+    assert silence.look_at == 30.0
+    assert silence.look(30.0) == [(b"b", 30.0)]
+    assert silence.look_at == 32.5
+    silence.doubt(b"a", 30.0, patience_s=1.0)
+    assert silence.look_at == 31.0
+    assert silence.look(31.0) == [(b"a", 30.0), (b"b", 31.0)]
+    assert silence.look_at == 36.0
 
 
 def test_who_has_probably_gone_is_named_earlier_unless_it_speaks():
@@ -68,4 +81,4 @@ def test_who_has_probably_gone_is_named_earlier_unless_it_speaks():
 def test_a_doubt_lets_nobody_be_silent_for_longer():
     silence = watch(b"a")
     silence.doubt(b"a", 0.0, patience_s=1000.0)
-    assert run(silence, 100) == [(b"a", 35.0)]
+    assert run(silence, 100) == [(b"a", 30.0)]

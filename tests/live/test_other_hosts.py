@@ -175,7 +175,7 @@ def test_who_has_no_key_of_the_run_gets_no_word_in():
                 raise ConnectionResetError("closed")
         assert pool.submit(abs, -3).result(PATIENCE_S) == 3
         log = (Pool.of(pool).directory / "interchange.log").read_text()
-        assert log.count("turned away") == 2
+        assert log.count("turned away") == 2, log
 
 
 def is_closed(connection: socket.socket) -> bool:

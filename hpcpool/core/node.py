@@ -152,7 +152,7 @@ class Node:
         if given:
             self._behind -= 1
             self._now_runs(worker, now)
-            if 2 * len(given) <= worker_depth(self._mean_s):
+            if 2 * len(given) <= worker_depth(self._mean_s):  # a message costs as much as several tasks in it
                 self._list(worker)
         else:
             self._active -= 1

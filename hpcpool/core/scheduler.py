@@ -84,7 +84,7 @@ class Scheduler:
 
     @property
     def excess(self) -> int:
-        """How many tasks are not finished, if that is more than there are slots; at least those that wait in lines.
+        """How many tasks are not finished, all of them, if those are more than slots; else how many wait in lines.
 
         Tasks with needs of their own may find no slot among many that are free.
         """

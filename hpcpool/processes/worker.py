@@ -187,7 +187,7 @@ def _open_and_call(
 ) -> tuple[Status, Payload]:
     try:
         function, args, kwargs = (
-            (functions.function_of(task.function, task.blobs), pickle.loads(task.data), _NO_KWARGS)
+            (functions.called_function(task.function, task.blobs), pickle.loads(task.data), _NO_KWARGS)
             if task.function and not task.layout
             else _open(task, frames, opened)
         )
@@ -212,7 +212,7 @@ def _open_and_call(
 
 
 def _open(task: Task, frames: list[Any], opened: Opened | None) -> tuple[Callable[..., Any], Any, dict[str, Any]]:
-    function = functools.partial(functions.function_of, task.function, task.blobs) if task.function else None
+    function = functools.partial(functions.called_function, task.function, task.blobs) if task.function else None
     return unpickle_call(unpack(task.data, task.layout, frames, opened or no_segments), function)
 
 

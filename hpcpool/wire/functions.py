@@ -64,7 +64,7 @@ def load_function(key: bytes) -> Callable[..., Any]:
     return known.function
 
 
-def function_of(name: str, blobs: Sequence[bytes]) -> Callable[..., Any]:
+def called_function(name: str, blobs: Sequence[bytes]) -> Callable[..., Any]:
     """Return the function of a call whose payload holds only arguments.
 
     Args:

@@ -200,9 +200,9 @@ def _simple_call(function: str, args: tuple[Any, ...], blobs: Sequence[Blob] = (
     """Pickle only the arguments of a call; None: they are not simple and small."""
     futures: Sequence[Future[Any]] = ()
     if not all(map(_is_simple, args)):
-        args, futures = _placed(args)
-        if not all(map(_is_simple_or_placed, args)):  # no generator: Ctrl-C that strikes while one is closed is lost
+        if not all(map(_is_simple_or_future, args)):  # no generator: Ctrl-C that strikes while one is closed is lost
             return None
+        args, futures = _placed(args)
     data = pickle.dumps(args, 5)
     return PickledCall(Payload(data), futures, function, blobs) if len(data) < OUT_OF_BAND_BYTES else None
 
@@ -219,8 +219,8 @@ class _Placeholder:
         return self._reduced
 
 
-def _is_simple_or_placed(value: Any) -> bool:
-    return type(value) is _Placeholder or _is_simple(value)
+def _is_simple_or_future(value: Any) -> bool:
+    return isinstance(value, Future) or _is_simple(value)
 
 
 def _placed(args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Sequence[Future[Any]]]:
@@ -448,20 +448,20 @@ def is_scalar(data: Buffer) -> bool:
 
 
 def unpickle_call(
-    payloads: Sequence[Payload], function: Callable[[], Callable[..., Any]] | None = None
+    payloads: Sequence[Payload], find_function: Callable[[], Callable[..., Any]] | None = None
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Rebuild a call from its own payload and those of the results that it depends on, in placeholder order.
 
     Args:
         payloads: of these.
-        function: finds the function of a call whose payload holds only its arguments.
+        find_function: finds the function of a call whose payload holds only its arguments.
     """
     _dependencies[:] = [unpickle(payload) for payload in payloads[1:]]
     try:
-        if function is None:
+        if find_function is None:
             return unpickle(payloads[0])  # type: ignore[no-any-return]
         # Before the arguments, which may lean on what its modules do when they are imported.
-        return function(), unpickle(payloads[0]), {}
+        return find_function(), unpickle(payloads[0]), {}
     finally:
         _dependencies.clear()
 

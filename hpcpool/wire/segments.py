@@ -217,8 +217,8 @@ class Segment:
         if self._rest is None:
             try:
                 memory = _open_anywhere(self.store, self.path, self.nbytes, self._kind)
-            except (OSError, ValueError):
-                if self._rest is None:  # else the pool has ended in this moment
+            except (OSError, ValueError) as error:
+                if self._rest is None or is_from_handler(error):  # else the pool has ended in this moment
                     raise
             else:
                 if isinstance(memory, memoryview):

@@ -21,7 +21,7 @@ from hpcpool.wire.functions import (
     LOADED_LIMIT,
     Blob,
     FunctionCache,
-    function_of,
+    called_function,
     function_within,
     load_function,
 )
@@ -390,7 +390,7 @@ def test_a_function_by_value_is_named_by_its_blob_and_its_simple_arguments_trave
     store.blobs[key] = data
     call = pickle_call_of_blob(Blob(key, data), (7, Future()), {})
     assert call.blobs == ((key, data),)
-    function, args, _ = unpickle_call([call.payload, pickle_value(3)], lambda: function_of(call.function, [key]))
+    function, args, _ = unpickle_call([call.payload, pickle_value(3)], lambda: called_function(call.function, [key]))
     assert function(*args) == 4
 
 
@@ -405,7 +405,7 @@ def test_so_do_other_arguments_unless_the_function_is_among_them(store):
     assert pickle.loads(call.payload.data) == ([1.5], {"a": 2})
     call = pickle_call_of_blob(Blob(key, data), (function, [3]), references)
     assert len(call.payload.data) < len(data)
-    found, args, _ = unpickle_call([call.payload], lambda: function_of(call.function, [key]))
+    found, args, _ = unpickle_call([call.payload], lambda: called_function(call.function, [key]))
     assert args == (found, [3])
 
 
@@ -419,7 +419,7 @@ def test_an_exit_while_arguments_are_pickled_is_an_error_of_pickling():
 
 
 def test_other_names_are_those_of_modules(store):
-    assert function_of("math:hypot", ()) is math.hypot
+    assert called_function("math:hypot", ()) is math.hypot
 
 
 def test_the_functions_that_were_used_last_stay_open(store):

@@ -13,8 +13,10 @@ import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import msgspec
 
 from hpcpool.config.frozen_mapping import FrozenMapping
 from hpcpool.errors import ConfigError
@@ -45,8 +47,7 @@ class OptionError(ConfigError):
         self.related = related
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What an option can be."""
 
     #: The valid values in words.

@@ -6,16 +6,18 @@ import dataclasses
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
 from hpcpool.config.options import OptionError, Path, did_you_mean, misfit, shown, within
 from hpcpool.config.values import Config, NodePool
-from hpcpool.containers import Container
 from hpcpool.errors import ConfigError
-from hpcpool.launchers import Launcher, launcher_class
 from hpcpool.providers import Provider, provider_class
+
+if TYPE_CHECKING:
+    from hpcpool.containers import Container
+    from hpcpool.launchers import Launcher
 
 _T = TypeVar("_T")
 
@@ -77,9 +79,15 @@ class _Family(NamedTuple):
     class_of: Callable[[str], type[Any]]
 
 
+def _launcher_class(kind: str) -> type[Launcher]:
+    from hpcpool.launchers import launcher_class  # a pool on this machine has none
+
+    return launcher_class(kind)
+
+
 _FAMILIES = {
     "provider": _Family("provider", "local", provider_class),
-    "launcher": _Family("launcher", "srun", launcher_class),
+    "launcher": _Family("launcher", "srun", _launcher_class),
 }
 
 
@@ -106,6 +114,8 @@ def _member_of(family: _Family, kind: object, options: dict[str, object], path: 
 
 def _container_from(data: object, path: Path) -> Container:
     """Build a container from its image alone, or from a table of its options."""
+    from hpcpool.containers import Container  # as above
+
     if isinstance(data, str):
         data = {"image": data}
     return _value_from(Container, _table(data, path, "an image, or a table with image and other options"), path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from hpcpool.core.block_orders import Phase, Sight
 from hpcpool.core.placement import GRACE_S
@@ -25,8 +26,7 @@ class Ending(Enum):
     STOPPED = "stopped"
 
 
-@dataclass(slots=True)
-class Block:
+class Block(msgspec.Struct):
     """All that is known of a block that is not known to be over. Times are on the clock of `now`."""
 
     name: str

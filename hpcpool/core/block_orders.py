@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+
+import msgspec
 
 
 class Phase(Enum):
@@ -29,8 +29,7 @@ class Taken(Enum):
     PREEMPTION = "preemption"
 
 
-@dataclass(frozen=True, slots=True)
-class Sight:
+class Sight(msgspec.Struct, frozen=True):
     """What the batch system told about a job."""
 
     phase: Phase
@@ -45,20 +44,20 @@ class Sight:
     is_stuck: bool = False
 
 
-class Submit(NamedTuple):
+class Submit(msgspec.Struct, frozen=True):
     """Ask the pool's batch system for a block of this name."""
 
     pool: str
     block: str
 
 
-class Cancel(NamedTuple):
+class Cancel(msgspec.Struct, frozen=True):
     """End the block's job; a second order for the same block means: by force."""
 
     block: str
 
 
-class Retire(NamedTuple):
+class Retire(msgspec.Struct, frozen=True):
     """Have a block's managers take no new tasks, and end."""
 
     block: str
@@ -66,7 +65,7 @@ class Retire(NamedTuple):
     is_ordered: bool
 
 
-class BlockOver(NamedTuple):
+class BlockOver(msgspec.Struct, frozen=True):
     """A block is over; its managers are gone."""
 
     block: str
@@ -77,20 +76,20 @@ class BlockOver(NamedTuple):
     was_taken: bool = False
 
 
-class BlockEnds(NamedTuple):
+class BlockEnds(msgspec.Struct, frozen=True):
     """The batch system will end this block at this moment (seconds, the clock of `now`)."""
 
     block: str
     at: float
 
 
-class Hopeless(NamedTuple):
+class Hopeless(msgspec.Struct, frozen=True):
     """Blocks fail to start, again and again: the pool cannot go on."""
 
     reason: str
 
 
-class Warned(NamedTuple):
+class Warned(msgspec.Struct, frozen=True):
     """The user should know this."""
 
     text: str

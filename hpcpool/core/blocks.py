@@ -6,7 +6,8 @@ Pure: it is told what happened, with the time, and returns orders. How many bloc
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+
+import msgspec
 
 from hpcpool.core.allowance import Allowance
 from hpcpool.core.block import Block, Ending, end_told
@@ -39,8 +40,7 @@ _LEAVE_S = 5.0
 _CANCEL_AT_END_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How patient to be with a kind of provider. Times are in seconds."""
 
     #: A block that ends badly within this time of its start counts as a failure when the next one is started.
@@ -61,8 +61,7 @@ LOCAL = Pace(early_s=10.0, back_off_s=0.2, back_off_limit_s=60.0, cancel_again_s
 BATCH = Pace(early_s=60.0, back_off_s=5.0, back_off_limit_s=600.0, cancel_again_s=30.0, burst=10, period_s=2.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What the user has set for a node pool, and the pace of its provider."""
 
     pool: str
@@ -77,8 +76,7 @@ class Limits:
     pace: Pace = LOCAL
 
 
-@dataclass(slots=True)
-class _Pool:
+class _Pool(msgspec.Struct):
     limits: Limits
     allowance: Allowance | None
     slots_per_block: int | None
@@ -96,8 +94,7 @@ class _Pool:
     last_failure: str = ""
 
 
-@dataclass(slots=True)
-class Blocks:
+class Blocks(msgspec.Struct):
     """The blocks of all node pools.
 
     Args:
@@ -112,8 +109,8 @@ class Blocks:
     start_timeout_s: float
     start_warning_s: float
     #: Every block that is not known to be over, by name; of one pool never more than its `max_blocks`.
-    blocks: dict[str, Block] = field(default_factory=dict)
-    _pools: dict[str, _Pool] = field(default_factory=dict)
+    blocks: dict[str, Block] = {}
+    _pools: dict[str, _Pool] = {}
     _demands: tuple[Demand, ...] = ()
     _waiting_since: float | None = None
     _warned: bool = False
@@ -305,7 +302,7 @@ class Blocks:
             pool.surplus_since = None
         elif pool.surplus_since is None:
             pool.surplus_since = now
-        decision = plan(replace(snapshot, surplus_since=pool.surplus_since), now)
+        decision = plan(msgspec.structs.replace(snapshot, surplus_since=pool.surplus_since), now)
         self._ask_again(decision)
         orders: list[Order] = [self._submit(pool, now) for _ in range(decision.start)]
         for name in decision.cancel:

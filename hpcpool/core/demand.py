@@ -7,8 +7,9 @@ blocks for all of them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 
 class Demand(NamedTuple):
@@ -27,8 +28,7 @@ class Demand(NamedTuple):
         return self.pools is None or pool in self.pools
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """What a node pool could run at once."""
 
     pool: str

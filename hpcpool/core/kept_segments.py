@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
+
+import msgspec
 
 #: Bytes of segments that are on their way from one node at a time; a larger one comes alone.
 WINDOW_BYTES = 64 * 1024 * 1024
@@ -25,8 +26,7 @@ class Fetch(NamedTuple):
     paths: list[str]
 
 
-@dataclass(slots=True)
-class _Segment:
+class _Segment(msgspec.Struct):
     node: bytes
     nbytes: int
     #: Its content is on the client's host, too.
@@ -36,17 +36,16 @@ class _Segment:
     #: Why it can never come; "": it may.
     loss: str = ""
     #: The tasks that wait for it, in order.
-    tasks: dict[int, None] = field(default_factory=dict)
+    tasks: dict[int, None] = {}
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(msgspec.Struct):
     #: What is here of the client's, whether its content has been fetched or not.
-    paths: set[str] = field(default_factory=set)
+    paths: set[str] = set()
     #: What is to be asked for, in order; may name some that nobody wants any more.
-    queue: deque[str] = field(default_factory=deque)
+    queue: deque[str] = msgspec.field(default_factory=deque)
     #: What has been asked for and has not come, and the bytes of all of it.
-    asked: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = {}
     asked_bytes: int = 0
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hpcpool.core.needs import Shape
 
 
-@dataclass(slots=True)
-class Manager:
+class Manager(msgspec.Struct):
     """One manager, and what it holds."""
 
     name: bytes
@@ -29,11 +29,11 @@ class Manager:
     slots: int = 0
     limit: int = 0
     #: The narrow tasks leased to this manager; each also names it in `_Task.manager`.
-    leases: dict[int, None] = field(default_factory=dict)
+    leases: dict[int, None] = {}
     #: Those of them that no other manager with a free slot could take.
-    tied: set[int] = field(default_factory=set)
+    tied: set[int] = set()
     #: The wide tasks that run here, and those that run on another manager but have this node, too; and their slots.
-    wide: dict[int, int] = field(default_factory=dict)
+    wide: dict[int, int] = {}
     #: How many of its slots are free for narrow tasks; `Managers.free_slots` is the sum of these.
     free_slots: int = 0
     #: How many tasks it was asked for and has not answered about; `Managers.asked` is the sum of these.

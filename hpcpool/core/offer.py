@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from hpcpool.core.needs import Needs, Shape, asked_for, size, width
 from hpcpool.core.slots import shares
@@ -12,8 +13,7 @@ from hpcpool.core.slots import shares
 _MANY = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """How the nodes of a pool are to be divided into slots."""
 
     pool: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+import msgspec
+
 
 class End(Enum):
     """Why a worker is being ended by us."""
@@ -14,39 +16,39 @@ class End(Enum):
     DROPPED = "dropped"
 
 
-class StartWorker(NamedTuple):
+class StartWorker(msgspec.Struct, frozen=True):
     """Start a worker with this number."""
 
     worker: int
 
 
-class StartWideWorker(NamedTuple):
+class StartWideWorker(msgspec.Struct, frozen=True):
     """Start a worker with this number for this task alone."""
 
     worker: int
     task: int
 
 
-class Give(NamedTuple):
+class Give(msgspec.Struct, frozen=True):
     """Send a task to a worker."""
 
     worker: int
     task: int
 
 
-class TakeBack(NamedTuple):
+class TakeBack(msgspec.Struct, frozen=True):
     """Read back what a worker has not read yet, then call `taken_back`."""
 
     worker: int
 
 
-class EndWorker(NamedTuple):
+class EndWorker(msgspec.Struct, frozen=True):
     """Kill a worker and all that its call has started."""
 
     worker: int
 
 
-class RetireWorker(NamedTuple):
+class RetireWorker(msgspec.Struct, frozen=True):
     """Close a worker's channel: it ends in good order."""
 
     worker: int
@@ -60,27 +62,27 @@ class Run(NamedTuple):
     since: float
 
 
-class ReportStarted(NamedTuple):
+class ReportStarted(msgspec.Struct, frozen=True):
     """Tell the client that these tasks run."""
 
     runs: list[Run]
 
 
-class Crashed(NamedTuple):
+class Crashed(msgspec.Struct, frozen=True):
     """The worker died while it ran this task."""
 
     worker: int
     task: int
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True):
     """We ended the worker of this task, for this reason."""
 
     task: int
     reason: End
 
 
-class Hopeless(NamedTuple):
+class Hopeless(msgspec.Struct, frozen=True):
     """Workers die before their first call, again and again."""
 
     worker: int

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 
 class Stage(Enum):
@@ -25,8 +26,7 @@ class Stage(Enum):
     ENDING = "ending"
 
 
-@dataclass(frozen=True, slots=True)
-class BlockView:
+class BlockView(msgspec.Struct, frozen=True):
     """A block that is not known to be over."""
 
     name: str
@@ -39,8 +39,7 @@ class BlockView:
     is_too_short: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSnapshot:
+class PoolSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A node pool at one moment. All times are seconds on the clock of `now`."""
 
     init_blocks: int
@@ -78,8 +77,7 @@ class PoolSnapshot:
         return sum(1 for block in self.blocks if block.stage is not Stage.ENDING)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What to do now, and when to ask again at the latest."""
 
     #: How many blocks to start.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 #: Bytes of segments that a node keeps although none of its tasks refers to them now.
 IDLE_BYTES = 512 * 1024 * 1024
@@ -17,8 +18,7 @@ IDLE_BYTES = 512 * 1024 * 1024
 LADEN_BYTES = 256 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class _Held:
+class _Held(msgspec.Struct):
     nbytes: int
     #: How many tasks of the node refer to it.
     uses: int = 0
@@ -26,19 +26,18 @@ class _Held:
     is_lacking: bool = False
 
 
-@dataclass(slots=True)
-class SegmentCache:
+class SegmentCache(msgspec.Struct):
     """The segments of one node."""
 
     idle_limit: int = IDLE_BYTES
     laden_limit: int = LADEN_BYTES
-    _held: dict[str, _Held] = field(default_factory=dict)
+    _held: dict[str, _Held] = {}
     #: Those that no task refers to, the longest unused first.
-    _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _idle: OrderedDict[str, None] = msgspec.field(default_factory=OrderedDict)
     _idle_bytes: int = 0
     _used_bytes: int = 0
     #: What each task refers to, if anything.
-    _uses: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    _uses: dict[int, tuple[str, ...]] = {}
 
     @property
     def is_laden(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from hpcpool.core.needs import Needs
 
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from hpcpool.core.line import Line
 
 
-@dataclass(slots=True)
-class Special:
+class Special(msgspec.Struct):
     """What only tasks have that need something, or are known to end within some time."""
 
     needs: Needs
@@ -26,8 +26,7 @@ class Special:
     is_recalled: bool = False
 
 
-@dataclass(slots=True)
-class Task:
+class Task(msgspec.Struct):
     """A task that has not finished."""
 
     priority: int

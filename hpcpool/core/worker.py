@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hpcpool.core.orders import End
 
 
-@dataclass(slots=True, eq=False)
-class Worker:
+class Worker(msgspec.Struct, eq=False):
     """A worker that has been started and has not gone."""
 
     number: int
@@ -17,7 +17,7 @@ class Worker:
     slots: tuple[int, ...]
     ready: bool = False
     #: Tasks sent to it, the running one first; never also in the node's queue.
-    given: deque[int] = field(default_factory=deque)
+    given: deque[int] = msgspec.field(default_factory=deque)
     #: When the first of `given` began to run, as far as is known here; of a retiring worker: when it was told to leave.
     since: float = 0.0
     reported: bool = False

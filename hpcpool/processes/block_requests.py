@@ -6,9 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from hpcpool.block_script import block_script
 from hpcpool.config import NodePool
-from hpcpool.launchers import usual_launcher
 from hpcpool.processes.connection import Connection
 from hpcpool.processes.start_command import start_command
 from hpcpool.providers.base import BlockRequest, Driver, RemoteDriver
@@ -88,6 +86,10 @@ def _installed_python(pool: NodePool, name: str, driver: Driver) -> str:
 
 
 def _script(pool: NodePool, command: list[str], folder: str, installed: str = "") -> str:
+    # Imported here: a pool on this machine has no such script, and what its first call waits for must start fast.
+    from hpcpool.block_script import block_script
+    from hpcpool.launchers import usual_launcher
+
     return block_script(
         command,
         nodes=pool.nodes_per_block,

@@ -33,10 +33,9 @@ from hpcpool.processes.memory import usable_memory_bytes
 from hpcpool.processes.node_name import node_name
 from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
-from hpcpool.processes.worker import READY
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
-from hpcpool.wire.failures import pickle_failure
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
+from hpcpool.wire.link import READY
 from hpcpool.wire.messages import (
     Broken,
     Cancel,
@@ -285,6 +284,9 @@ class Manager:
 
     def _refuse(self, task: Task, error: OSError) -> None:
         """A task's function cannot be kept here (the disk is full): the task fails, and no other."""
+        # Imported here: nothing else of a manager pickles, and it starts faster without.
+        from hpcpool.wire.failures import pickle_failure
+
         data, layout, frames, _ = pack([pickle_failure(error)])
         self._send(Outcome(task.id, Status.PAYLOAD_ERROR, data, layout, len(frames), host=self._host), frames)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from hpcpool.core.needs import Shape
 from hpcpool.wire.messages import Hello
 
 
-@dataclass(slots=True)
-class Peer:
+class Peer(msgspec.Struct):
     """A manager that has greeted."""
 
     hello: Hello

@@ -28,15 +28,14 @@ from hpcpool.processes.limits import limit_open_files
 from hpcpool.processes.sessions import MARK
 from hpcpool.wire import functions, staged
 from hpcpool.wire.failures import forget_frames, pickle_failure
-from hpcpool.wire.link import TaskReader, write_outcome
+from hpcpool.wire.link import READY, TaskReader, write_outcome
 from hpcpool.wire.messages import Outcome, Status, Task
 from hpcpool.wire.packing import Packed, Payload, no_segments, pack, unpack
 from hpcpool.wire.payload import install_main, pickle_value, unpickle_call
+from hpcpool.wire.segment_files import segment_maker
 from hpcpool.wire.segments import Opened, SegmentStore
 from hpcpool.wire.setup import open_setup
 
-#: The id of the outcome by which a worker says that it is ready (OK), or that its initializer failed (FAILED).
-READY = 0
 #: ru_maxrss counts bytes on macOS, KiB elsewhere (getrusage(2)).
 _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -77,11 +76,6 @@ def _store(number: int, node_directory: str) -> SegmentStore | None:
     if not os.path.isdir(os.path.join(run_directory, "shm", "free")):
         return None
     return SegmentStore(run_directory, segment_maker(node_directory, number))
-
-
-def segment_maker(node_directory: str, number: int) -> str:
-    """Return what the names of a worker's segments begin with."""
-    return f"{os.path.basename(node_directory)}.{number}"
 
 
 def _prepare(number: int, node_directory: str, link: socket.socket) -> bool:

@@ -13,11 +13,10 @@ from typing import Any
 from hpcpool.errors import signal_name
 from hpcpool.processes.event_loop import READ, WRITE, EventLoop
 from hpcpool.processes.stderr_relay import TAIL_BYTES
-from hpcpool.processes.worker import segment_maker
 from hpcpool.wire import staged
 from hpcpool.wire.link import READ_BYTES, OutcomeReader, encode_tasks, permits_for, take_permits
 from hpcpool.wire.messages import Crash, Outcome, Task
-from hpcpool.wire.segment_files import sweep_untold
+from hpcpool.wire.segment_files import segment_maker, sweep_untold
 
 #: As much as a pipe can hold (pipe(7): 1 MiB where it was made larger).
 _PIPE_BYTES = 1024 * 1024

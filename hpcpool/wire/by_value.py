@@ -21,10 +21,10 @@ import sys
 import types
 from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
+import msgspec
 from cloudpickle import cloudpickle as _private
 
 from hpcpool.wire import anew, classes, reducers
@@ -46,13 +46,12 @@ class Global(NamedTuple):
 _placed: dict[str, Global] = {}
 
 
-@dataclass(slots=True)
-class Brought:
+class Brought(msgspec.Struct):
     """What comes with a function, to be put in place again when it runs after something else was put there."""
 
-    names: dict[str, Global] = field(default_factory=dict)
+    names: dict[str, Global] = {}
     #: Classes, each with the token of its state, and the state.
-    classes: list[tuple[type, bytes, Any]] = field(default_factory=list)
+    classes: list[tuple[type, bytes, Any]] = []
     #: How many placements there had been when it was put in place last.
     placements: int = -1
 

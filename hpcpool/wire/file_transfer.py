@@ -8,6 +8,7 @@ way.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import struct
@@ -119,8 +120,13 @@ class Differs(Struct, tag=17):
 
 Request = Greeting | SeeFile | SeeFolder | SeePlace | GetFile | PutFile
 Answer = FileSeen | FileAbsent | FolderSeen | Ready | End | Done | Refusal | Differs
-_decoder: msgspec.msgpack.Decoder[Request | Answer] = msgspec.msgpack.Decoder(Request | Answer)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@functools.cache
+def _decoder() -> msgspec.msgpack.Decoder[Request | Answer]:
+    """Made when it is first needed: most pools send no files."""
+    return msgspec.msgpack.Decoder(Request | Answer)
 
 
 def manager_name(host: str, pid: int) -> str:
@@ -162,7 +168,7 @@ class FileLine:
         data = bytearray(length)
         self._fill(memoryview(data))
         try:
-            return _decoder.decode(data)
+            return _decoder().decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MessageError(f"not a message about a file: {error}") from error
 

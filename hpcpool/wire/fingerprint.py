@@ -74,8 +74,6 @@ _DESCRIPTORS: dict[type, Callable[[Any], tuple[Any, ...]]] = {
 }
 #: What `functools.lru_cache` makes.
 _CACHED_FUNCTION = type(functools.lru_cache(lambda: None))
-#: What a dataclass has for its `__repr__`: a function that holds a set while it runs, around the true one.
-_GUARDED_REPR = dataclasses.make_dataclass("_", ()).__repr__.__code__
 
 #: What the makers of classes keep in a class for themselves. Nobody changes it without changing something else, too.
 _MACHINERY = frozenset(
@@ -90,6 +88,12 @@ _ENUM_MACHINERY = frozenset(
     _unhashable_values_ _unhashable_values_map_ _hashable_values_
     """.split()
 )
+
+
+@functools.cache
+def _guarded_repr() -> types.CodeType:
+    """Return the code of a dataclass's `__repr__`: it holds a set while it runs, around the true one."""
+    return dataclasses.make_dataclass("_", ()).__repr__.__code__
 
 
 class _Owner(NamedTuple):
@@ -199,7 +203,7 @@ def _look_at(owner: Any) -> Look:
         return functools.partial(_class_parts, _machinery_of(owner))
     if type(owner) is _CACHED_FUNCTION:
         return _wrapped_parts
-    if owner.__code__ == _GUARDED_REPR:  # a copy of it in a worker
+    if owner.__code__ == _guarded_repr():  # a copy of it in a worker
         return _guarded_repr_parts
     return functools.partial(_function_parts, tuple(_private._extract_code_globals(owner.__code__)))
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from hpcpool.wire.messages import Outcome, Task, deal_frames, decode_outcome, decode_tasks, encode, encode_one
 
+#: The id of the outcome by which a worker says that it is ready (OK), or that its initializer failed (FAILED).
+READY = 0
 #: How much is read from a link at once.
 READ_BYTES = 256 * 1024
 #: The same for a worker, which mostly gets little: what is larger the allocator would fetch from the kernel each time.

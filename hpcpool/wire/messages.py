@@ -7,7 +7,8 @@ and never runs code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, Generic, TypeVar
 
@@ -440,7 +441,12 @@ class Codec(Generic[T]):
     """Encodes and decodes batches of one direction."""
 
     def __init__(self, types: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(list[types]).decode
+        self._types = types
+
+    @functools.cached_property
+    def _decode(self) -> Callable[[Frame], list[T]]:
+        """Made when it is first needed, which takes up to a millisecond: no process needs all of them."""
+        return msgspec.msgpack.Decoder(list[self._types]).decode  # type: ignore[name-defined]  # types made at run time
 
     def decode(self, header: Frame) -> list[T]:
         """Return the batch in a header frame; `MessageError` if it is not one."""

@@ -30,6 +30,11 @@ MEMORY = 0
 Buffer = Any  # bytes, bytearray or memoryview
 
 
+def segment_maker(node_directory: str, number: int) -> str:
+    """Return what the names of a worker's segments begin with."""
+    return f"{os.path.basename(node_directory)}.{number}"
+
+
 def make_reference(kind: int, nbytes: int, path: str) -> bytes:
     """Return what another process needs to open a segment: its kind, bytes and path below the run directory."""
     return _REFERENCE.pack(kind, nbytes) + path.encode("ascii")

@@ -7,16 +7,16 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from multiprocessing import process
 from typing import Any
+
+import msgspec
 
 from hpcpool.wire.packing import Payload
 from hpcpool.wire.payload import dumps_by_value, unpickle
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerSetup:
+class WorkerSetup(msgspec.Struct, frozen=True):
     """A worker's surroundings and first act."""
 
     #: The client's host: on another one its files may not be there.

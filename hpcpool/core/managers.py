@@ -42,6 +42,8 @@ class Manager(msgspec.Struct):
     reserved_at: int | None = None
     #: Its end is near: it gets nothing new.
     is_draining: bool = False
+    #: Which of `Managers.free`, `Managers.ahead` and the full ones it is in.
+    group: OrderedDict[bytes, None] = msgspec.field(default_factory=OrderedDict)
 
     @property
     def room(self) -> int:
@@ -87,7 +89,7 @@ class Managers:
         self.limit -= manager.whole_limit
         self.free_slots -= manager.free_slots
         self.asked -= manager.asked
-        for group in (self.free, self.ahead, self._full, self.givers):
+        for group in (manager.group, self.givers):
             group.pop(name, None)
         self.reserved.pop(name, None)
         return manager
@@ -140,19 +142,18 @@ class Managers:
     def sort_in(self, manager: Manager) -> None:
         """Put a manager where it belongs by the room that it has."""
         name = manager.name
-        held = len(manager.leases)
-        free_slots = max(0, manager.slots - held)
+        held, slots = len(manager.leases), manager.slots
+        free_slots = slots - held if held < slots else 0
         if free_slots != manager.free_slots:
             self.version += free_slots > manager.free_slots
             self.free_slots += free_slots - manager.free_slots
             manager.free_slots = free_slots
-        if not manager.slots:
+        if not slots:
             self.version += 1  # what has ended on a reserved manager makes room for whom it is reserved
-        if held > manager.slots and not manager.asked:
+        if held > slots and not manager.asked:
             self.givers[name] = None
-        belongs = self.free if held < manager.slots else self.ahead if held < manager.limit else self._full
-        if name in belongs:
-            return
-        for group in (self.free, self.ahead, self._full):
-            group.pop(name, None)
-        belongs[name] = None
+        group = self.free if held < slots else self.ahead if held < manager.limit else self._full
+        if group is not manager.group:
+            manager.group.pop(name, None)
+            group[name] = None
+            manager.group = group

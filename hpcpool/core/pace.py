@@ -6,8 +6,8 @@ another while a slot is free elsewhere.
 
 from __future__ import annotations
 
-#: How much measured work a worker holds in advance (seconds), to hide the way to the manager and back. Calls of 1 ms go
-#: there several at a time so, which costs the interchange a tenth less than one by one.
+#: How much measured work a worker holds in advance (seconds). It hides the way to the manager and back, and is enough
+#: for calls of 1 ms to be sent several at a time, which costs the interchange a tenth less than one by one.
 WORKER_AHEAD_S = 0.005
 #: Tasks up to this length (seconds) have one task behind them: it costs less than the wait for the next one's way, and
 #: when they turn out to be long, it is taken back.

@@ -427,7 +427,10 @@ class Scheduler:
     def _serve(self, managers: OrderedDict[bytes, None], batches: dict[bytes, list[int]], *, ahead: bool) -> None:
         while self._queued and managers:
             for turns_left in range(min(len(managers), _SPREAD), 0, -1):
-                self._lease_to(managers.popitem(last=False)[0], -(-self._queued // turns_left), batches, ahead=ahead)
+                name = next(iter(managers))
+                self._lease_to(name, -(-self._queued // turns_left), batches, ahead=ahead)
+                if name in managers:
+                    managers.move_to_end(name)
                 if not self._queued or not managers:  # tasks that went home have filled others, too
                     break
 

@@ -58,12 +58,11 @@ class WideTasks:
             return None
         workers = list(workers)
         busy = [worker for worker in workers if worker.given or worker.ending is not None]
-        free = set(range(self._slots)) - {slot for worker in busy for slot in worker.slots} - self.blocked
         width = self.widths[self.queue[0]]
-        # One that runs its last call and the one in its place may have the same slot: there is less room than that.
-        room = self._slots - len(self.blocked) - sum(not worker.is_wide for worker in busy)
-        if min(len(free), room) < width:
+        # One that runs its last call and the one in its place may have the same slot: there is less room than is free.
+        if self._slots - len(self.blocked) - sum(not worker.is_wide for worker in busy) < width:
             return None
+        free = set(range(self._slots)) - {slot for worker in busy for slot in worker.slots} - self.blocked
         vacant = free - {slot for worker in workers for slot in worker.slots}
         slots = choose(vacant if len(vacant) >= width else free, width)
         self.blocked.update(slots)

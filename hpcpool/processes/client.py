@@ -324,7 +324,8 @@ class Client:
             self._receive()
             if not self._stream.is_open and self._broken is None:
                 self._break(Broken(self._interchange.obituary()))
-            self._read_inbox()
+            if self._inbox:
+                self._read_inbox()
             self._sender.send(self._ready, self._tickets)
 
     def _is_over(self) -> bool:

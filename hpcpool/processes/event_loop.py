@@ -45,10 +45,9 @@ class EventLoop:
         if self._callbacks.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
 
-    def wait(self, timeout_s: float | None) -> None:
+    def wait(self, timeout_s: float) -> None:
         """Wait until something is ready (`timeout_s` seconds or a day at most), and call what was registered for it."""
-        timeout = None if timeout_s is None else min(timeout_s, _LONGEST_S) * self._unit
-        for descriptor, events in self._poll.poll(timeout):
+        for descriptor, events in self._poll.poll(max(0.0, min(timeout_s, _LONGEST_S)) * self._unit):
             callback = self._callbacks.get(descriptor)
             if callback is not None:  # it may have been removed by a callback before it
                 # An error or a hang-up is told by reading.

@@ -137,13 +137,14 @@ class Interchange:
             while not self._blocks.is_finished:
                 look_at = min(self._entrance.step_at, self._silence.look_at, self._blocks.watch.look_at)
                 wake_at = min(look_at, self._hosted.step_at, math.inf if self._stopping else self._scheduler.wake_at)
-                self._loop.wait(None if wake_at == math.inf else max(0.0, wake_at - time.monotonic()))
+                self._loop.wait(wake_at - time.monotonic())
                 self._hosted.step()
-                self._answer()  # first what somebody waits for
                 if time.monotonic() >= look_at:
                     self._look_around()
+                self._answer()  # somebody waits for that
                 self._dispatch()  # last: all before it may have set tasks or slots free
-                self._answer()
+                if self._outbox:
+                    self._answer()
         except BaseException:
             self._has_failed = True
             raise

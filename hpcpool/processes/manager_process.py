@@ -223,7 +223,7 @@ class ManagerProcess:
 
     def _patience_s(self) -> float:
         at = min(self._manager.step_at, self._heartbeat_at, self._last_heard + self._heartbeat_timeout_s)
-        return max(0.0, at - time.monotonic())
+        return at - time.monotonic()
 
     @property
     def _heartbeat_at(self) -> float:

@@ -16,6 +16,9 @@ class Outbox:
         self._frames: list[Any] = []
         self._announced = 0, 0
 
+    def __bool__(self) -> bool:
+        return bool(self._messages)
+
     def put(self, message: Any, frames: Sequence[Any] = ()) -> None:
         """Have a message sent with the next batch."""
         self._messages.append(message)

@@ -86,6 +86,8 @@ class Sender:
 
     def send(self, ready: PriorityQueue[Ticket], pending: Container[int]) -> None:
         """Send what is ready (and still pending) as far as there is room, a message for each batch."""
+        if not (ready or self._out or self._stream.wants_to_write):
+            return
         with self._lock:
             while ready and self.has_room and not self._stream.wants_to_write:
                 ticket = ready.pop()

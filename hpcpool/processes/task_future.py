@@ -107,6 +107,9 @@ class TaskFuture(Future[T], Generic[T]):
     # which the standard library looks, are made when it does.
     _state = PENDING
     _lazy_condition: threading.Condition | None = None
+    #: A lock that the only thread that waits cannot acquire before the end, or before there is a condition to wait on:
+    #: that takes longer to make, and to wait on.
+    _bell: threading.Lock | None = None
     _lazy_waiters: list[Any] | None = None
     _lazy_callbacks: list[Callable[[Future[Any]], object]] | None = None
     #: Makes value and error when somebody first asks; None: they are there, or `_payload` is the value's.
@@ -253,6 +256,8 @@ class TaskFuture(Future[T], Generic[T]):
         if self._state == FINISHED and not self._payload_stays:
             return
         until = None if timeout_s is None else time.monotonic() + timeout_s
+        if timeout_s is None:
+            self._wait_for_bell()
         if self._state != FINISHED:
             with self._condition:
                 self._condition.wait_for(self.done, timeout_s)
@@ -261,6 +266,24 @@ class TaskFuture(Future[T], Generic[T]):
         if self._state != FINISHED:
             raise TimeoutError
         self._bring(until)
+
+    def _wait_for_bell(self) -> None:
+        """Wait until it is over, or until somebody else is interested in that: then there is a condition."""
+        bell = threading.Lock()
+        bell.acquire()
+        with _quick[0]:
+            if self._state in _DONE or self._bell is not None or self._lazy_condition is not None:
+                return
+            self._bell = bell
+        bell.acquire()  # Ctrl-C here leaves a bell that nobody hears: no harm
+        self._bell = None
+
+    def _ring(self) -> None:
+        """Wake the thread that waits for the bell; may be done twice, as Ctrl-C may strike before it is done."""
+        if (bell := self._bell) is not None:
+            with _quick[0]:
+                if bell.locked():
+                    bell.release()
 
     def _bring(self, until: float | None) -> None:
         """Have a result that was kept where it was made brought here; `TimeoutError` if that takes longer."""
@@ -301,7 +324,9 @@ class TaskFuture(Future[T], Generic[T]):
         with _quick[0]:
             condition = self._lazy_condition
             if condition is None:
-                return self._set_finished(opener, payload, outcome)
+                is_first = self._set_finished(opener, payload, outcome)
+                self._ring()
+                return is_first
         with condition:  # somebody may wait
             if not self._set_finished(opener, payload, outcome):
                 return False
@@ -311,6 +336,7 @@ class TaskFuture(Future[T], Generic[T]):
                 else:
                     waiter.add_result(self)
             condition.notify_all()
+        self._ring()
         return True
 
     def _set_finished(self, opener: Opener | None, payload: Payload | None, outcome: Outcome | None) -> bool:
@@ -451,6 +477,7 @@ class TaskFuture(Future[T], Generic[T]):
                 with _quick[0]:
                     if self._lazy_condition is None:
                         self._lazy_condition = condition
+            self._ring()
             return self._lazy_condition
 
         @property

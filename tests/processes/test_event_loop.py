@@ -15,3 +15,8 @@ def test_nobody_has_to_know_how_long_the_kernel_can_wait():
     assert heard == [READ]
     os.close(read)
     os.close(write)
+
+
+def test_who_is_late_does_not_wait():
+    loop = EventLoop()
+    loop.wait(-1.0)

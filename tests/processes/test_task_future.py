@@ -1,0 +1,119 @@
+"""How threads wait for a call's future, by itself: nothing runs here but the threads that wait."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import threading
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+
+import pytest
+
+from hpcpool.processes.task_future import TaskFuture
+from hpcpool.wire.packing import Payload
+from tests.interrupts import interrupted_at
+from tests.live.processes import until
+
+
+def finish(future: TaskFuture[int]) -> None:
+    assert future._complete(None, Payload(pickle.dumps(7)), None)
+
+
+def is_waited_for(future: TaskFuture[int]) -> bool:
+    """Whether a thread waits for the bell, or on the condition."""
+    condition = future._lazy_condition
+    return (future._bell is not None and future._bell.locked()) or (condition is not None and bool(condition._waiters))
+
+
+def until_waited_for(future: TaskFuture[int]) -> None:
+    until(lambda: is_waited_for(future), "somebody waits")
+
+
+@pytest.fixture
+def threads():
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+def test_the_only_thread_that_waits_needs_no_condition(threads):
+    future: TaskFuture[int] = TaskFuture()
+    result = threads.submit(future.result)
+    until_waited_for(future)
+    finish(future)
+    assert result.result() == 7
+    assert future._lazy_condition is None
+
+
+def test_a_second_thread_that_waits_hears_of_it_too(threads):
+    future: TaskFuture[int] = TaskFuture()
+    first = threads.submit(future.result)
+    until_waited_for(future)
+    second = threads.submit(future.result)
+    until(lambda: len(future._lazy_condition._waiters if future._lazy_condition else ()) == 2, "both wait")
+    finish(future)
+    assert (first.result(), second.result()) == (7, 7)
+
+
+def test_who_waits_hears_of_it_although_others_look_by_the_standard_ways(threads):
+    future: TaskFuture[int] = TaskFuture()
+    result = threads.submit(future.result)
+    until_waited_for(future)
+    assert wait([future], timeout=0).not_done == {future}
+    called = threading.Event()
+    future.add_done_callback(lambda done: called.set())
+    finish(future)
+    assert result.result() == 7
+    assert called.is_set()
+
+
+def test_who_waits_hears_that_it_was_cancelled(threads):
+    future: TaskFuture[int] = TaskFuture()
+    result = threads.submit(future.result)
+    until_waited_for(future)
+    assert future.cancel()
+    with pytest.raises(CancelledError):
+        result.result()
+
+
+def finish_when_waited_for(future: TaskFuture[int], is_over: threading.Event) -> None:
+    until(lambda: is_over.is_set() or is_waited_for(future), "somebody waits, or does no longer")
+    if not is_over.is_set():
+        finish(future)
+
+
+def test_after_ctrl_c_while_waiting_it_can_be_waited_for_again(threads):
+    place = 0
+    while True:
+        future: TaskFuture[int] = TaskFuture()
+        is_over = threading.Event()
+        finishing = threads.submit(finish_when_waited_for, future, is_over)
+        with interrupted_at(place, "task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+            future.result()
+        is_over.set()
+        finishing.result()
+        again = threads.submit(future.result)
+        if not future.done():
+            until_waited_for(future)
+            finish(future)
+        assert again.result() == 7
+        if place and not interrupter.has_struck:
+            break
+        place += 1
+    assert place > 5
+
+
+def test_after_ctrl_c_while_somebody_is_told_the_next_tells_him(threads):
+    place = 0
+    while True:
+        future: TaskFuture[int] = TaskFuture()
+        result = threads.submit(future.result)
+        until_waited_for(future)
+        with interrupted_at(place, "task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+            future.cancel()
+        future.cancel()
+        with pytest.raises(CancelledError):
+            result.result()
+        if place and not interrupter.has_struck:
+            break
+        place += 1
+    assert place > 3

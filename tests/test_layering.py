@@ -53,7 +53,7 @@ TOP_MAY_NOT = ("", "integrations", "sites", "tools")
 
 #: All that core may use besides itself: no clock, thread, file, process, socket, random number or log.
 PURE_MODULES = frozenset(
-    "__future__ abc bisect collections copy dataclasses enum fractions functools graphlib heapq itertools math numbers "
+    "__future__ abc bisect collections copy enum fractions functools graphlib heapq itertools math numbers "
     "msgspec operator re statistics string textwrap types typing typing_extensions".split()
 )
 IMPURE_BUILTINS = frozenset({"open", "print", "input", "exec", "eval", "__import__"})
@@ -214,14 +214,14 @@ def test_what_a_first_call_waits_for_does_not_load_what_takes_long(start):
     assert slow.isdisjoint(seen["modules"])
 
 
-def test_an_interchange_of_a_pool_on_one_machine_loads_nothing_of_other_pools_and_nothing_that_unpickles():
+def test_an_interchange_of_a_pool_on_one_machine_is_started_with_nothing_of_other_pools_and_nothing_that_unpickles():
     seen = run_python(
         "import json, sys, hpcpool.processes.interchange_main\n"
         "from hpcpool.config import Config\n"
         "Config.from_json(Config().to_json())\n"
         "print(json.dumps({'modules': list(sys.modules)}))\n"
     )
-    of_workers = {f"hpcpool.{name}" for name in ("processes.worker", "wire.by_value", "wire.functions", "wire.payload")}
+    of_workers = {f"hpcpool.{name}" for name in ("processes.worker", "wire.failures", "wire.functions", "wire.payload")}
     assert (of_workers | {f"hpcpool.{name}" for name in NODE_TEXTS}).isdisjoint(seen["modules"])
 
 

@@ -42,7 +42,7 @@ class Manager(msgspec.Struct):
     reserved_at: int | None = None
     #: Its end is near: it gets nothing new.
     is_draining: bool = False
-    #: Which of `Managers.free`, `Managers.ahead` and the full ones it is in.
+    #: Which of `Managers.free`, `Managers.ahead` and the full ones it is in; before it has come, one of its own.
     group: OrderedDict[bytes, None] = msgspec.field(default_factory=OrderedDict)
 
     @property
@@ -89,8 +89,8 @@ class Managers:
         self.limit -= manager.whole_limit
         self.free_slots -= manager.free_slots
         self.asked -= manager.asked
-        for group in (manager.group, self.givers):
-            group.pop(name, None)
+        manager.group.pop(name, None)
+        self.givers.pop(name, None)
         self.reserved.pop(name, None)
         return manager
 

@@ -27,8 +27,6 @@ DRAIN_S = 10.0
 NO_LABELS: Mapping[str, Sequence[str]] = {}
 #: So many ids that are no longer queued may stay in the queue, besides as many as are queued.
 _STALE_LIMIT = 1024
-
-
 #: A burst of tasks is spread over so many managers at most: to spread it over thousands would take a message for each
 #: task. The next burst goes to the next managers.
 _SPREAD = 32
@@ -427,8 +425,7 @@ class Scheduler:
     def _serve(self, managers: OrderedDict[bytes, None], batches: dict[bytes, list[int]], *, ahead: bool) -> None:
         while self._queued and managers:
             for turns_left in range(min(len(managers), _SPREAD), 0, -1):
-                name = next(iter(managers))
-                self._lease_to(name, -(-self._queued // turns_left), batches, ahead=ahead)
+                self._lease_to(name := next(iter(managers)), -(-self._queued // turns_left), batches, ahead=ahead)
                 if name in managers:
                     managers.move_to_end(name)
                 if not self._queued or not managers:  # tasks that went home have filled others, too

@@ -59,7 +59,8 @@ class WideTasks:
         workers = list(workers)
         busy = [worker for worker in workers if worker.given or worker.ending is not None]
         width = self.widths[self.queue[0]]
-        # One that runs its last call and the one in its place may have the same slot: there is less room than is free.
+        # The slots of wide workers are blocked until those have gone. A worker that runs its last call and the one in
+        # its place may have the same slot: so there is never more room than is free.
         if self._slots - len(self.blocked) - sum(not worker.is_wide for worker in busy) < width:
             return None
         free = set(range(self._slots)) - {slot for worker in busy for slot in worker.slots} - self.blocked

@@ -46,7 +46,11 @@ class EventLoop:
             self._poll.unregister(descriptor)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until something is ready (`timeout_s` seconds or a day at most), and call what was registered for it."""
+        """Wait until something is ready, and call what was registered for it.
+
+        Args:
+            timeout_s: the longest wait in seconds; more than a day: a day; below 0: none.
+        """
         for descriptor, events in self._poll.poll(max(0.0, min(timeout_s, _LONGEST_S)) * self._unit):
             callback = self._callbacks.get(descriptor)
             if callback is not None:  # it may have been removed by a callback before it

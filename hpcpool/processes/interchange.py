@@ -144,7 +144,7 @@ class Interchange:
                 self._answer()  # somebody waits for that
                 self._dispatch()  # last: all before it may have set tasks or slots free
                 if self._outbox:
-                    self._answer()
+                    self._answer()  # what has ended there; dispatching changes no capacity
         except BaseException:
             self._has_failed = True
             raise
@@ -224,8 +224,7 @@ class Interchange:
             self._released(manager, [message.id])
 
     def _kill(self, message: Kill) -> None:
-        manager = self._scheduler.kill(message.id)
-        if manager is not None:
+        if (manager := self._scheduler.kill(message.id)) is not None:
             self._tell(manager, [message])
         elif message.id in self._tasks:
             self._end([Dropped(message.id, Reason.KILLED)])
@@ -321,8 +320,8 @@ class Interchange:
 
     def _released(self, name: bytes, tasks: list[int]) -> None:
         """Tasks are not on a node any more."""
-        if name not in self._carrier.caches:
-            return  # it looks at the client's own memory
+        if name not in self._carrier.caches:  # it looks at the client's own memory
+            return
         if order := self._carrier.released(name, tasks):
             self._tell(name, [order])
         self._loading.relieve(name)

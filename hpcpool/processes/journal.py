@@ -14,9 +14,10 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +141,7 @@ class Journal:
             )
 
 
-@dataclass
-class Entries:
+class Entries(msgspec.Struct):
     """What a journal tells."""
 
     path: Path
@@ -151,9 +151,9 @@ class Entries:
     identity: str
     config: Mapping[str, object]
     #: The node pool of each job that is not known to be over, by the job's id.
-    jobs: dict[str, str] = field(default_factory=dict)
+    jobs: dict[str, str] = {}
     #: The node pool of each block of which it is not known whether there is a job.
-    blocks: dict[str, str] = field(default_factory=dict)
+    blocks: dict[str, str] = {}
 
     @property
     def is_open(self) -> bool:

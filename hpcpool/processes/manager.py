@@ -34,6 +34,7 @@ from hpcpool.processes.node_name import node_name
 from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
+from hpcpool.wire.failure import failure_in_words
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import READY
 from hpcpool.wire.messages import (
@@ -60,7 +61,7 @@ from hpcpool.wire.messages import (
     Withdraw,
     Withdrawn,
 )
-from hpcpool.wire.packing import discard, last_told, pack
+from hpcpool.wire.packing import discard, last_told
 from hpcpool.wire.segment_files import drop, place
 from hpcpool.wire.versions import hello
 
@@ -284,11 +285,7 @@ class Manager:
 
     def _refuse(self, task: Task, error: OSError) -> None:
         """A task's function cannot be kept here (the disk is full): the task fails, and no other."""
-        # Imported here: nothing else of a manager pickles, and it starts faster without.
-        from hpcpool.wire.failures import pickle_failure
-
-        data, layout, frames, _ = pack([pickle_failure(error)])
-        self._send(Outcome(task.id, Status.PAYLOAD_ERROR, data, layout, len(frames), host=self._host), frames)
+        self._send(Outcome(task.id, Status.PAYLOAD_ERROR, failure_in_words(error), host=self._host))
 
     def _welcome(self, message: Welcome) -> None:
         error = write_file(os.path.join(self._directory, "setup"), message.setup)

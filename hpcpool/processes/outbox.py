@@ -17,6 +17,7 @@ class Outbox:
         self._announced = 0, 0
 
     def __bool__(self) -> bool:
+        """Say whether messages have gathered; what the pool offers is not looked at."""
         return bool(self._messages)
 
     def put(self, message: Any, frames: Sequence[Any] = ()) -> None:

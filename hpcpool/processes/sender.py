@@ -86,6 +86,7 @@ class Sender:
 
     def send(self, ready: PriorityQueue[Ticket], pending: Container[int]) -> None:
         """Send what is ready (and still pending) as far as there is room, a message for each batch."""
+        # Looked at without the lock: who tells something, or leaves something unsent, wakes this thread after that.
         if not (ready or self._out or self._stream.wants_to_write):
             return
         with self._lock:

@@ -107,8 +107,8 @@ class TaskFuture(Future[T], Generic[T]):
     # which the standard library looks, are made when it does.
     _state = PENDING
     _lazy_condition: threading.Condition | None = None
-    #: A lock that the only thread that waits cannot acquire before the end, or before there is a condition to wait on:
-    #: that takes longer to make, and to wait on.
+    #: A lock that the only thread that waits cannot acquire before the end, or before there is a condition to wait on.
+    #: A condition takes longer to make, and to wait on.
     _bell: threading.Lock | None = None
     _lazy_waiters: list[Any] | None = None
     _lazy_callbacks: list[Callable[[Future[Any]], object]] | None = None
@@ -268,7 +268,9 @@ class TaskFuture(Future[T], Generic[T]):
         self._bring(until)
 
     def _wait_for_bell(self) -> None:
-        """Wait until it is over, or until somebody else is interested in that: then there is a condition."""
+        """Wait until it is over or there is a condition, as when others wait for it, too."""
+        if self._state in _DONE or self._lazy_condition is not None:
+            return
         bell = threading.Lock()
         bell.acquire()
         with _quick[0]:
@@ -279,11 +281,12 @@ class TaskFuture(Future[T], Generic[T]):
         self._bell = None
 
     def _ring(self) -> None:
-        """Wake the thread that waits for the bell; may be done twice, as Ctrl-C may strike before it is done."""
+        """Wake the thread that waits for the bell. May be done twice: Ctrl-C may strike before it is done."""
         if (bell := self._bell) is not None:
-            with _quick[0]:
-                if bell.locked():
-                    bell.release()
+            try:
+                bell.release()
+            except RuntimeError:
+                return  # it has been rung
 
     def _bring(self, until: float | None) -> None:
         """Have a result that was kept where it was made brought here; `TimeoutError` if that takes longer."""

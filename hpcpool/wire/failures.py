@@ -11,29 +11,18 @@ import traceback
 import types
 from concurrent.futures.process import _RemoteTraceback
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import tblib
 
 from hpcpool.errors import PayloadError, RemoteError
+from hpcpool.wire.failure import Failure
 from hpcpool.wire.importable import MAINS
 from hpcpool.wire.packing import Payload
 from hpcpool.wire.payload import pickle_value, unpickle
 
 #: Frames that travel, from each end of a traceback: `tblib` nests them, and deep nesting cannot be pickled.
 _FRAMES = 50
-
-
-class Failure(NamedTuple):
-    """An exception taken apart for the way."""
-
-    #: The pickled exception; None if nothing of it could be pickled.
-    exception: bytes | None
-    type_name: str
-    text: str
-    traceback_text: str
-    #: `tblib`'s plain form of the traceback; None if there was none.
-    frames: dict[str, Any] | None
 
 
 def pickle_failure(error: BaseException, own_frames: int = 0) -> Payload:

@@ -63,7 +63,7 @@ class OutcomeReader:
         """Add bytes and return the outcomes that are complete now."""
         if not self._buffer and len(data) >= _SIZES.size:
             header_bytes, frame_bytes = _SIZES.unpack_from(data)
-            if len(data) == _SIZES.size + header_bytes and not frame_bytes:  # one small outcome: nearly always
+            if len(data) == _SIZES.size + header_bytes and not frame_bytes:  # one outcome: nearly always
                 return [(decode_outcome(data[_SIZES.size :]), _NO_FRAMES)]
         if self._buffer:
             self._buffer += data

@@ -442,16 +442,16 @@ class Codec(Generic[T]):
 
     def __init__(self, types: Any) -> None:
         self._types = types
-
-    @functools.cached_property
-    def _decode(self) -> Callable[[Frame], list[T]]:
-        """Made when it is first needed, which takes up to a millisecond: no process needs all of them."""
-        return msgspec.msgpack.Decoder(list[self._types]).decode  # type: ignore[name-defined]  # types made at run time
+        #: Made when it is first needed, which takes up to a millisecond: no process needs all of them. Without a lock,
+        #: which a forked child could inherit while nobody holds it there.
+        self._decode: Callable[[Frame], list[T]] | None = None
 
     def decode(self, header: Frame) -> list[T]:
         """Return the batch in a header frame; `MessageError` if it is not one."""
+        if (decode := self._decode) is None:
+            decode = self._decode = msgspec.msgpack.Decoder(list[self._types]).decode  # type: ignore[name-defined]
         try:
-            return self._decode(header)
+            return decode(header)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MessageError(f"not a message of protocol {PROTOCOL}: {error}") from error
 
@@ -462,8 +462,15 @@ from_manager: Codec[FromManager] = Codec(FromManager)
 to_manager: Codec[ToManager] = Codec(ToManager)
 from_returning: Codec[Rejoin] = Codec(Rejoin)
 
-_tasks_decoder = msgspec.msgpack.Decoder(list[Task])
-_outcome_decoder = msgspec.msgpack.Decoder(Outcome)
+
+@functools.cache
+def _tasks_decoder() -> msgspec.msgpack.Decoder[list[Task]]:
+    return msgspec.msgpack.Decoder(list[Task])
+
+
+@functools.cache
+def _outcome_decoder() -> msgspec.msgpack.Decoder[Outcome]:
+    return msgspec.msgpack.Decoder(Outcome)
 
 
 def encode(batch: Sequence[Struct]) -> bytes:
@@ -478,12 +485,12 @@ def encode_one(message: Struct) -> bytes:
 
 def decode_tasks(data: Frame) -> list[Task]:
     """Return a batch of tasks from a worker's link."""
-    return _tasks_decoder.decode(data)
+    return _tasks_decoder().decode(data)
 
 
 def decode_outcome(data: Frame) -> Outcome:
     """Return an outcome from a worker's link."""
-    return _outcome_decoder.decode(data)
+    return _outcome_decoder().decode(data)
 
 
 class FrameError(MessageError):

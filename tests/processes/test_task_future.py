@@ -19,10 +19,13 @@ def finish(future: TaskFuture[int]) -> None:
     assert future._complete(None, Payload(pickle.dumps(7)), None)
 
 
+def waiting_on_condition(future: TaskFuture[int]) -> int:
+    return len(future._lazy_condition._waiters) if future._lazy_condition is not None else 0  # type: ignore[attr-defined]
+
+
 def is_waited_for(future: TaskFuture[int]) -> bool:
-    """Whether a thread waits for the bell, or on the condition."""
-    condition = future._lazy_condition
-    return (future._bell is not None and future._bell.locked()) or (condition is not None and bool(condition._waiters))
+    """Whether a thread waits for the bell (or has left it there), or on the condition."""
+    return (future._bell is not None and future._bell.locked()) or waiting_on_condition(future) > 0
 
 
 def until_waited_for(future: TaskFuture[int]) -> None:
@@ -49,7 +52,7 @@ def test_a_second_thread_that_waits_hears_of_it_too(threads):
     first = threads.submit(future.result)
     until_waited_for(future)
     second = threads.submit(future.result)
-    until(lambda: len(future._lazy_condition._waiters if future._lazy_condition else ()) == 2, "both wait")
+    until(lambda: waiting_on_condition(future) == 2, "both wait")
     finish(future)
     assert (first.result(), second.result()) == (7, 7)
 
@@ -66,13 +69,42 @@ def test_who_waits_hears_of_it_although_others_look_by_the_standard_ways(threads
     assert called.is_set()
 
 
-def test_who_waits_hears_that_it_was_cancelled(threads):
+@pytest.mark.parametrize("end", [TaskFuture.cancel, TaskFuture._withdraw], ids=["cancel", "withdraw"])
+def test_who_waits_hears_that_it_was_cancelled(threads, end):
     future: TaskFuture[int] = TaskFuture()
     result = threads.submit(future.result)
     until_waited_for(future)
-    assert future.cancel()
+    end(future)
     with pytest.raises(CancelledError):
         result.result()
+
+
+def test_who_waits_hears_of_a_result_that_the_program_sets(threads):
+    future: TaskFuture[int] = TaskFuture()
+    result = threads.submit(future.result)
+    until_waited_for(future)
+    future.set_result(8)
+    assert result.result() == 8
+
+
+def test_who_waits_for_some_time_only_and_who_waits_for_ever_both_hear_of_it(threads):
+    future: TaskFuture[int] = TaskFuture()
+    for_ever = threads.submit(future.result)
+    until_waited_for(future)
+    for_some_time = threads.submit(future.result, timeout=60)
+    until(lambda: waiting_on_condition(future) == 2, "both wait")
+    finish(future)
+    assert (for_ever.result(), for_some_time.result()) == (7, 7)
+
+
+def test_a_bell_that_ctrl_c_has_left_does_no_harm(threads):
+    future: TaskFuture[int] = TaskFuture()
+    future._bell = threading.Lock()
+    future._bell.acquire()
+    result = threads.submit(future.result)
+    until(lambda: waiting_on_condition(future) == 1, "it waits")
+    finish(future)
+    assert result.result() == 7
 
 
 def finish_when_waited_for(future: TaskFuture[int], is_over: threading.Event) -> None:
@@ -87,7 +119,7 @@ def test_after_ctrl_c_while_waiting_it_can_be_waited_for_again(threads):
         future: TaskFuture[int] = TaskFuture()
         is_over = threading.Event()
         finishing = threads.submit(finish_when_waited_for, future, is_over)
-        with interrupted_at(place, "task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with interrupted_at(place, "/processes/task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
             future.result()
         is_over.set()
         finishing.result()
@@ -108,7 +140,7 @@ def test_after_ctrl_c_while_somebody_is_told_the_next_tells_him(threads):
         future: TaskFuture[int] = TaskFuture()
         result = threads.submit(future.result)
         until_waited_for(future)
-        with interrupted_at(place, "task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with interrupted_at(place, "/processes/task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
             future.cancel()
         future.cancel()
         with pytest.raises(CancelledError):

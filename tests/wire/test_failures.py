@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hpcpool.errors import BashError, PayloadError, RemoteError, WorkerCrashed
+from hpcpool.wire.failure import failure_in_words
 from hpcpool.wire.failures import pickle_failure, remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.packing import Payload, pack, unpack
 
@@ -471,6 +472,13 @@ def test_a_payload_error_names_what_and_why():
     assert type(error) is PayloadError
     assert str(error) == "the call of f cannot be unpickled: ImportError: no module"
     assert "ImportError: no module" in str(error.__cause__)
+
+
+def test_an_error_in_words_is_told_as_any_other():
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+    error = unpickle_payload_error(Payload(failure_in_words(full)), "the call of f cannot be unpickled")
+    assert str(error) == "the call of f cannot be unpickled: OSError: [Errno 28] No space left on device: '/tmp/x'"
+    assert str(error.__cause__) == '\n"""\nOSError: [Errno 28] No space left on device: \'/tmp/x\'\n"""'
 
 
 def test_a_remote_traceback_shows_its_text():

@@ -27,6 +27,8 @@ class Interrupter:
         if not frame.f_code.co_filename.endswith(self._files):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "exception":  # the call has raised: there the interpreter does not look
+            self._before.pop(frame, None)
         if event == "opcode":
             before = self._before.get(frame)
             self._before[frame] = frame.f_lasti

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import sys
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
@@ -113,13 +114,19 @@ def finish_when_waited_for(future: TaskFuture[int], is_over: threading.Event) ->
         finish(future)
 
 
+#: More places than the code below has. It is called by other threads meanwhile, whom nobody traces: Python 3.13 then
+#: shows only few of the places.
+PLACES = range(40)
+LEAST_STRUCK = 1 if sys.version_info >= (3, 13) else 4
+
+
 def test_after_ctrl_c_while_waiting_it_can_be_waited_for_again(threads):
-    place = 0
-    while True:
+    struck = 0
+    for place in PLACES:
         future: TaskFuture[int] = TaskFuture()
         is_over = threading.Event()
         finishing = threads.submit(finish_when_waited_for, future, is_over)
-        with interrupted_at(place, "/processes/task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(place, "/processes/task_future.py") as interrupter:
             future.result()
         is_over.set()
         finishing.result()
@@ -128,24 +135,20 @@ def test_after_ctrl_c_while_waiting_it_can_be_waited_for_again(threads):
             until_waited_for(future)
             finish(future)
         assert again.result() == 7
-        if place and not interrupter.has_struck:
-            break
-        place += 1
-    assert place > 5
+        struck += interrupter.has_struck
+    assert struck >= LEAST_STRUCK
 
 
 def test_after_ctrl_c_while_somebody_is_told_the_next_tells_him(threads):
-    place = 0
-    while True:
+    struck = 0
+    for place in PLACES:
         future: TaskFuture[int] = TaskFuture()
         result = threads.submit(future.result)
         until_waited_for(future)
-        with interrupted_at(place, "/processes/task_future.py") as interrupter, contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), interrupted_at(place, "/processes/task_future.py") as interrupter:
             future.cancel()
         future.cancel()
         with pytest.raises(CancelledError):
             result.result()
-        if place and not interrupter.has_struck:
-            break
-        place += 1
-    assert place > 3
+        struck += interrupter.has_struck
+    assert struck >= LEAST_STRUCK

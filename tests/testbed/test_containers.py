@@ -33,7 +33,7 @@ IMAGE = os.environ.get("HPCPOOL_TEST_IMAGE", "")
 IMPORTED = "localhost/hpcpool-test"
 #: Where the tests' own hpcpool is.
 INSTALLED = Path(hpcpool.__file__).parents[1]
-NEEDED = ["hpcpool", "cloudpickle", "msgspec", "psutil", "tblib", "typing_extensions"]
+NEEDED = ["hpcpool", "cloudpickle", "msgspec", "psutil", "tblib", "typing_extensions", "xxhash"]
 
 pytestmark = pytest.mark.testbed
 

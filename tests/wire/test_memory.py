@@ -16,19 +16,19 @@ LARGE = memory._LARGE_BYTES + 1000
 @pytest.mark.parametrize("nbytes", [0, 1, 1000, LARGE])
 def test_equal_buffers_are_the_same(nbytes: int):
     data = b"ab" * nbytes
-    assert memory.is_same(bytearray(data), data, nbytes)
+    assert memory.is_same(bytearray(data), data, nbytes, {})
 
 
 @pytest.mark.parametrize("nbytes", [1, 1000, LARGE])
 def test_each_byte_counts_and_none_behind_them(nbytes: int):
     first, second = bytearray(nbytes + 1), bytearray(nbytes + 1)
     second[nbytes] = 1
-    assert memory.is_same(first, second, nbytes)
+    assert memory.is_same(first, second, nbytes, {})
     for place in {0, nbytes // 2, nbytes - 1}:
         second[place] = 1
-        assert not memory.is_same(first, second, nbytes)
+        assert not memory.is_same(first, second, nbytes, {})
         second[place] = 0
-    assert memory.is_same(first, second, nbytes)
+    assert memory.is_same(first, second, nbytes, {})
 
 
 @pytest.mark.parametrize("place", range(0, LARGE, memory._PIECE_BYTES))
@@ -36,7 +36,37 @@ def test_each_piece_of_a_large_buffer_is_compared(place: int):
     first = bytearray(LARGE)
     second = bytearray(first)
     second[place] = 1
-    assert not memory.is_same(first, second, LARGE)
+    assert not memory.is_same(first, second, LARGE, {})
+
+
+@pytest.mark.parametrize("nbytes", [1, 1000, LARGE])
+def test_what_is_known_is_not_read_again_and_each_byte_of_the_other_still_counts(
+    nbytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    first, second = bytearray(nbytes), bytearray(nbytes)
+    digests: dict[int, bytes] = {}
+    assert memory.is_same(first, second, nbytes, digests)
+    monkeypatch.setattr(memory, "_memcmp", lambda *_: pytest.fail("compared again"))
+    second[:] = b"x" * nbytes
+    assert memory.is_same(first, second, nbytes, digests)
+    for place in {0, nbytes // 2, nbytes - 1}:
+        first[place] = 1
+        assert not memory.is_same(first, second, nbytes, digests)
+        first[place] = 0
+    assert memory.is_same(first, second, nbytes, digests)
+
+
+@pytest.mark.parametrize("place", range(0, LARGE, memory._PIECE_BYTES))
+def test_nothing_is_known_of_a_piece_that_is_not_the_same(place: int):
+    first, second = bytearray(LARGE), bytearray(LARGE)
+    digests: dict[int, bytes] = {}
+    first[place] = 1
+    assert not memory.is_same(first, second, LARGE, digests)
+    assert place not in digests
+    second[place] = 1
+    assert memory.is_same(first, second, LARGE, digests)
+    first[place] = 2
+    assert not memory.is_same(first, second, LARGE, digests)
 
 
 @pytest.fixture
@@ -61,7 +91,7 @@ def test_several_threads_compare_and_none_is_left(monkeypatch: pytest.MonkeyPatc
         return int(compare(*arguments))
 
     monkeypatch.setattr(memory, "_memcmp", noting)
-    assert memory.is_same(bytes(LARGE), bytes(LARGE), LARGE)
+    assert memory.is_same(bytes(LARGE), bytes(LARGE), LARGE, {})
     assert len(seen) == 4
     assert helpers() == []
 
@@ -73,9 +103,9 @@ def test_without_more_threads_it_is_compared_by_one(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     other = bytearray(LARGE)
-    assert memory.is_same(bytes(LARGE), other, LARGE)
+    assert memory.is_same(bytes(LARGE), other, LARGE, {})
     other[-1] = 1
-    assert not memory.is_same(bytes(LARGE), other, LARGE)
+    assert not memory.is_same(bytes(LARGE), other, LARGE, {})
 
 
 @pytest.mark.usefixtures("four_cores")
@@ -106,7 +136,7 @@ def test_an_interrupt_leaves_no_thread_at_memory_that_is_freed(monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "join", interrupted_again)
         with pytest.raises(KeyboardInterrupt):
-            memory.is_same(buffer, bytes(LARGE), LARGE)
+            memory.is_same(buffer, bytes(LARGE), LARGE, {})
     gc.collect()
     with pytest.raises(BufferError):  # they still look at it
         buffer.clear()
@@ -129,7 +159,7 @@ def test_a_helper_that_fails_makes_no_buffers_the_same(monkeypatch: pytest.Monke
     failed = threading.Event()
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(memory, "_memcmp", failing)
-    assert not memory.is_same(bytes(LARGE), bytes(LARGE), LARGE)
+    assert not memory.is_same(bytes(LARGE), bytes(LARGE), LARGE, {})
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, 1000, LARGE])

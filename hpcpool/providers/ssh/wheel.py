@@ -17,7 +17,7 @@ from pathlib import Path
 from hpcpool.wire.version import VERSION
 
 #: What a manager and its workers import. They log in nowhere and issue no keys: neither paramiko nor cryptography.
-REQUIREMENTS = ("cloudpickle", "msgspec", "psutil", "tblib", "typing-extensions")
+REQUIREMENTS = ("cloudpickle", "msgspec", "psutil", "tblib", "typing-extensions", "xxhash")
 
 #: The same files make the same wheel, on any day.
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)

@@ -82,9 +82,9 @@ class Scheduler:
 
     @property
     def excess(self) -> int:
-        """How many tasks are not finished, all of them, if those are more than slots; else how many wait in lines.
+        """How many tasks are not finished, if those are more than there are slots; else how many wait in lines.
 
-        Tasks with needs of their own may find no slot among many that are free.
+        A few tasks may wait too: with needs of their own they find no slot among many that are free.
         """
         pending = len(self._tasks)
         return pending if pending > self._managers.slots else self._placement.waiting

@@ -29,6 +29,7 @@ from hpcpool.wire.fork_channel import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from hpcpool.wire.messages import prepare_decoders
 
 #: How long killed processes may take to vanish (seconds); one that is stuck in the kernel must not hold us for ever.
 _VANISH_S = 2.0
@@ -37,15 +38,16 @@ _VANISH_S = 2.0
 def main(argv: list[str]) -> None:
     """Serve until the manager goes: inherited channel and census (or -1). What it is to serve comes on the channel."""
     end, census = argv
-    channel = socket.socket(fileno=int(end))
-    heard = fork_channel.hear_as_fork_server(channel)
-    if heard is None:
-        return  # it was started ahead and is not wanted
-    begin, _ = heard
-    if not isinstance(begin, Begin):
-        raise RuntimeError(f"the first message to a fork server was {begin}")
-    os.chdir(os.path.dirname(begin.directory))  # workers go where the client is
-    ForkServer(channel, begin.directory, begin.start_method, int(census)).serve()
+    prepare_decoders()
+    with socket.socket(fileno=int(end)) as channel:
+        heard = fork_channel.hear_as_fork_server(channel)
+        if heard is None:
+            return  # it was started ahead and is not wanted
+        begin, _ = heard
+        if not isinstance(begin, Begin):
+            raise RuntimeError(f"the first message to a fork server was {begin}")
+        os.chdir(os.path.dirname(begin.directory))  # workers go where the client is
+        ForkServer(channel, begin.directory, begin.start_method, int(census)).serve()
 
 
 class ForkServer:

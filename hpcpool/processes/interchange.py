@@ -143,8 +143,8 @@ class Interchange:
                     self._look_around()
                 self._answer()  # somebody waits for that
                 self._dispatch()  # last: all before it may have set tasks or slots free
-                if self._outbox:
-                    self._answer()  # what has ended there; dispatching changes no capacity
+                if self._outbox.has_messages:
+                    self._answer()  # what has ended there; that a node is laden the client may hear later
         except BaseException:
             self._has_failed = True
             raise

@@ -34,7 +34,7 @@ from hpcpool.processes.node_name import node_name
 from hpcpool.processes.slot_table import SlotTable
 from hpcpool.processes.stderr_relay import StderrRelay
 from hpcpool.processes.worker_handle import WorkerHandle, how_it_ended
-from hpcpool.wire.failure import failure_in_words
+from hpcpool.wire.failure_record import failure_in_words
 from hpcpool.wire.fork_channel import WorkerEnded, WorkerNotStarted, WorkerStarted
 from hpcpool.wire.link import READY
 from hpcpool.wire.messages import (

@@ -16,8 +16,9 @@ class Outbox:
         self._frames: list[Any] = []
         self._announced = 0, 0
 
-    def __bool__(self) -> bool:
-        """Say whether messages have gathered; what the pool offers is not looked at."""
+    @property
+    def has_messages(self) -> bool:
+        """Whether anything was put since the last `take`; what the pool offers may have changed besides."""
         return bool(self._messages)
 
     def put(self, message: Any, frames: Sequence[Any] = ()) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import tblib
 
 from hpcpool.errors import PayloadError, RemoteError
-from hpcpool.wire.failure import Failure
+from hpcpool.wire.failure_record import Failure
 from hpcpool.wire.importable import MAINS
 from hpcpool.wire.packing import Payload
 from hpcpool.wire.payload import pickle_value, unpickle

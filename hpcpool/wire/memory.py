@@ -72,7 +72,8 @@ def is_same(first: Any, second: Any, nbytes: int, digests: dict[int, bytes]) -> 
             digest is not read again, as memory is what takes the time. Its 128 bits tell contents apart that nobody has
             made to have the same.
     """
-    from xxhash import xxh3_128_digest as digest_of  # here, as most processes never compare
+    # Here, as most processes never compare. From xxhash 4.0 on other threads run meanwhile.
+    from xxhash import xxh3_128_digest as digest_of
 
     begins = address(first), address(second)
     views = memoryview(first).cast("B"), memoryview(second).cast("B")

@@ -493,6 +493,11 @@ def decode_outcome(data: Frame) -> Outcome:
     return _outcome_decoder().decode(data)
 
 
+def prepare_decoders() -> None:
+    """Make what a worker decodes with; all that are forked from this process have it then for their first calls."""
+    _tasks_decoder()
+
+
 class FrameError(MessageError):
     """The header names another number of frames than have come."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hpcpool.errors import BashError, PayloadError, RemoteError, WorkerCrashed
-from hpcpool.wire.failure import failure_in_words
+from hpcpool.wire.failure_record import failure_in_words
 from hpcpool.wire.failures import pickle_failure, remote_traceback, unpickle_failure, unpickle_payload_error
 from hpcpool.wire.packing import Payload, pack, unpack
 

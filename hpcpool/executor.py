@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Literal, SupportsIndex, TypeVar
 
+from msgspec.structs import replace
+
 from hpcpool.arguments import check_workers, count_workers, default_context, whole
 from hpcpool.calls import Calls
 from hpcpool.config import Config, NodePool
@@ -134,7 +136,7 @@ class HPCPoolExecutor(Calls):
         references = {id(function): (load_function, (blob.key,))}
         if fn is function and not kwargs:
             return pickle_call_of_blob(blob, args, references, store)
-        return pickle_call(fn, args, kwargs, references, store)._replace(blobs=(blob,))
+        return replace(pickle_call(fn, args, kwargs, references, store), blobs=(blob,))
 
     def _put(self, value: T, name: str) -> TaskFuture[T]:
         client = self._client or self._start()

@@ -145,7 +145,7 @@ class Sender:
         """Return what tells the interchange of a ticket, what goes with it, and the bytes of both (at least 1)."""
         options = ticket.options
         packed = pack([ticket.call, *ticket.parts] if ticket.parts else [ticket.call])  # type: ignore[list-item]
-        data, layout, frames, _ = packed
+        data, layout, frames = packed.data, packed.layout, packed.frames
         task = Task(
             ticket.id,
             data,

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from hpcpool.wire import segment_files
 from hpcpool.wire.segments import Segment, SegmentStore
@@ -20,14 +22,14 @@ INLINE_BYTES = 16 * 1024
 Buffer = Any  # bytes, bytearray, memoryview or Segment
 
 
-class Payload(NamedTuple):
+class Payload(Struct, frozen=True):
     """One pickled object: the pickle and its out-of-band buffers; large ones are segments."""
 
     data: Buffer
     buffers: Sequence[Buffer] = ()
 
 
-class Packed(NamedTuple):
+class Packed(Struct, frozen=True):
     """Payloads laid out for a message; see `pack`."""
 
     data: bytes

@@ -14,7 +14,9 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from hpcpool.errors import UnsharableError, is_from_handler
 from hpcpool.wire import by_value
@@ -45,7 +47,7 @@ _PIPES = "multiprocessing.connection"
 _PIPES_BYTES = _PIPES.encode()
 
 
-class PickledCall(NamedTuple):
+class PickledCall(Struct, frozen=True):
     """A call ready to travel."""
 
     payload: Payload
@@ -431,7 +433,7 @@ def unpickle(payload: Payload, *, is_last: bool = False) -> Any:
     Args:
         is_last: nobody will open its segments again.
     """
-    data, buffers = payload
+    data, buffers = payload.data, payload.buffers
     if not buffers and type(data) is not Segment:
         return pickle.loads(data)
     if type(data) is Segment:

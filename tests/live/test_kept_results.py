@@ -115,6 +115,7 @@ def files_of_inode(files: Files) -> list[tuple[str, int]]:
     return [(name, (shm / name).stat().st_ino) for name in files.here]
 
 
+@pytest.mark.once
 def test_calls_on_its_node_read_it_there_and_nothing_crosses():
     with executor(hosts("a")) as pool:
         files = Files("a")
@@ -145,6 +146,7 @@ def many_parts() -> list[np.ndarray]:
     return [np.full(50_000, n, np.uint8) for n in range(64)]
 
 
+@pytest.mark.once
 def test_a_call_on_another_node_has_it_carried_there_once():
     with executor(hosts("a", "b")) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
@@ -156,6 +158,7 @@ def test_a_call_on_another_node_has_it_carried_there_once():
         assert future.result(PATIENCE_S).sum() == MIB
 
 
+@pytest.mark.once
 def test_calls_of_this_machine_and_of_other_nodes_share_kept_results():
     near = NodePool(name="near", workers_per_node=1)
     away = NodePool(far.FarProvider(), name="away", workers_per_node=1, max_idle_time=None)
@@ -168,6 +171,7 @@ def test_calls_of_this_machine_and_of_other_nodes_share_kept_results():
         assert (value.result(PATIENCE_S) == 7).all()
 
 
+@pytest.mark.once
 def test_a_call_goes_where_its_argument_is_kept():
     with executor(hosts("a", "b")) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
@@ -178,6 +182,7 @@ def test_a_call_goes_where_its_argument_is_kept():
         assert Files("a").here == Files("b").here == []
 
 
+@pytest.mark.once
 def test_when_its_node_is_busy_the_call_runs_elsewhere(tmp_path):
     gate, started = tmp_path / "gate", tmp_path / "started"
     with executor(hosts("a", "b")) as pool:
@@ -280,6 +285,7 @@ def test_a_coroutine_that_awaits_what_is_lost_or_cannot_be_opened_hears_of_it():
         assert [type(error) for error in asyncio.run(await_all(kept, unopenable))] == [ResultLost, PayloadError]
 
 
+@pytest.mark.once
 def test_what_is_cancelled_or_forgotten_leaves_nothing(tmp_path):
     with executor(hosts("a")) as pool:
         files = Files("a")
@@ -302,6 +308,7 @@ def ones_behind(gate: Path, started: Path) -> np.ndarray:
     return ones()
 
 
+@pytest.mark.once
 def test_a_call_that_is_held_takes_no_slot_and_can_be_cancelled_and_killed():
     """Its argument is at a node that does not answer."""
     with executor(hosts("a", "b")) as pool:
@@ -355,6 +362,7 @@ def test_what_was_kept_at_a_node_is_lost_with_it_and_says_so():
         until(lambda: not home.exists() and not shm.exists(), "the node's files are gone")
 
 
+@pytest.mark.once
 def test_calls_that_wait_for_what_is_lost_fail_with_it():
     with executor(hosts("a", "b")) as pool:
         pool.wait_for_workers(2, PATIENCE_S)
@@ -391,6 +399,7 @@ def test_before_a_block_is_given_back_its_results_are_fetched():
         assert [total(future.result(PATIENCE_S)) for future in futures] == [MIB, 2 * MIB, 3 * MIB]
 
 
+@pytest.mark.once
 def test_an_idle_block_is_given_back_with_its_results_fetched():
     node_pool = NodePool(far.FarProvider(), name="a", workers_per_node=1, max_idle_time=0.3, init_blocks=0)
     with executor(node_pool) as pool:
@@ -415,6 +424,7 @@ def test_before_a_block_s_walltime_is_over_its_results_are_fetched(monkeypatch, 
             assert [total(future.result(PATIENCE_S)) for future in futures] == [MIB, 2 * MIB, 3 * MIB]
 
 
+@pytest.mark.once
 def test_when_the_pool_ends_what_somebody_may_still_ask_for_is_fetched():
     with executor(hosts("a")) as pool:
         home = Files("a")._there
@@ -424,6 +434,7 @@ def test_when_the_pool_ends_what_somebody_may_still_ask_for_is_fetched():
     assert [total(future.result()) for future in kept if future is not None] == [MIB, 3 * MIB]
 
 
+@pytest.mark.once
 def test_what_was_kept_in_a_pool_that_is_killed_is_lost():
     pool = HPCPoolExecutor(hosts("a"))
     kept = pool.options(keep=True).submit(ones)
@@ -463,6 +474,7 @@ pool.submit(__import__("time").sleep, 600).result()
 """
 
 
+@pytest.mark.once
 def test_when_the_client_is_killed_nothing_that_was_kept_stays(tmp_path):
     with script(tmp_path / "program.py", PROGRAM) as program:
         program.wait_for("in ")
@@ -473,6 +485,7 @@ def test_when_the_client_is_killed_nothing_that_was_kept_stays(tmp_path):
         until(lambda: not home.exists() and not shm.exists(), "the node's files are gone")
 
 
+@pytest.mark.once
 def test_a_worker_that_dies_takes_no_kept_result_along():
     with executor(hosts("a")) as pool:
         kept = pool.options(keep=True).submit(ones)

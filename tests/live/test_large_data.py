@@ -264,12 +264,14 @@ def test_a_worker_that_dies_while_it_shares_its_result_leaves_nothing(pool):
     until_none_is_held(pool)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("victim", ["manager", "fork_server"])
 def test_a_node_that_is_lost_leaves_nothing(victim, tmp_path):
     with executor(own_manager(2)) as pool:
         lose_a_node(pool, victim, tmp_path)
 
 
+@pytest.mark.once
 def test_a_hosted_node_that_is_lost_leaves_nothing(pool, tmp_path):
     lose_a_node(pool, "fork_server", tmp_path)
 
@@ -400,6 +402,7 @@ def suspend_all(process: psutil.Process) -> list[psutil.Process]:
     return [process, *(below for child in process.children() for below in suspend_all(child))]
 
 
+@pytest.mark.once
 def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path):
     with script(tmp_path / "busy.py", BUSY + FOREVER, tmp_path) as program:
         program.wait_for("busy")
@@ -425,6 +428,7 @@ def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path
 VICTIMS = ["client", "interchange", "fork-server", "worker", "all but one"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("victim", "busy"), [*((victim, BUSY) for victim in VICTIMS), ("manager", APART)])
 def test_whoever_is_killed_nothing_is_left(victim, busy, tmp_path):
     with script(tmp_path / "busy.py", busy + FOREVER, tmp_path) as program:

@@ -29,13 +29,13 @@ def argument(directory: str) -> Segment:
 
 
 def task(number: int, argument: Segment) -> Task:
-    data, layout, _, _ = pack([Payload(argument)])
-    return Task(number, data, layout)
+    packed = pack([Payload(argument)])
+    return Task(number, packed.data, packed.layout)
 
 
 def outcome(segment: Segment) -> Outcome:
-    data, layout, _, _ = pack([Payload(segment)])
-    return Outcome(1, Status.OK, data, layout)
+    packed = pack([Payload(segment)])
+    return Outcome(1, Status.OK, packed.data, packed.layout)
 
 
 def placed(carried: list) -> list[bytes]:

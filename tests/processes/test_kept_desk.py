@@ -86,13 +86,13 @@ def made(tmp_path: Path) -> Iterator[Desk]:
 
 
 def outcome(*kept: Segment) -> Outcome:
-    data, layout, _, _ = pack([Payload(segment) for segment in kept])
-    return Outcome(1, Status.OK, data, layout, is_kept=True)
+    packed = pack([Payload(segment) for segment in kept])
+    return Outcome(1, Status.OK, packed.data, packed.layout, is_kept=True)
 
 
 def task(number: int, *needed: Segment) -> Task:
-    data, layout, _, _ = pack([Payload(b"call"), *(Payload(segment) for segment in needed)])
-    return Task(number, data, layout)
+    packed = pack([Payload(b"call"), *(Payload(segment) for segment in needed)])
+    return Task(number, packed.data, packed.layout)
 
 
 def test_what_the_client_asks_for_is_fetched_from_its_node_and_said_when_it_is_there(made: Desk):

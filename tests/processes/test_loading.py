@@ -38,9 +38,9 @@ class Pool:
         for _ in range(count):
             if not (shared and self.segments):
                 self.segments.append(self.store.write(bytes(SEGMENT_BYTES)))
-            data, layout, _, _ = pack([Payload(self.segments[-1])])
+            packed = pack([Payload(self.segments[-1])])
             number = len(self.tasks) + 1
-            self.tasks[number] = Task(number, data, layout), []
+            self.tasks[number] = Task(number, packed.data, packed.layout), []
             self.scheduler.submitted(number, 0, 1)
 
     def dispatch(self) -> dict[bytes, list[int]]:

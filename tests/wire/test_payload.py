@@ -23,7 +23,7 @@ from hpcpool.errors import UnsharableError
 from hpcpool.processes.task_future import TaskFuture
 from hpcpool.wire import payload as payload_module
 from hpcpool.wire.importable import find
-from hpcpool.wire.packing import INLINE_BYTES, Payload, pack, unpack
+from hpcpool.wire.packing import INLINE_BYTES, Packed, Payload, pack, unpack
 from hpcpool.wire.payload import (
     OUT_OF_BAND_BYTES,
     call_by_name,
@@ -68,14 +68,14 @@ def travel_with(results: dict[Future[Any], Any], *args: Any, **kwargs: Any) -> t
 
 @pytest.mark.parametrize("size", [0, 1, INLINE_BYTES])
 def test_one_small_pickle_needs_no_layout(size):
-    assert pack([Payload(b"x" * size)]) == (b"x" * size, (), (), ())
+    assert pack([Payload(b"x" * size)]) == Packed(b"x" * size, (), ())
     assert unpack(b"x" * size, (), []) == [Payload(b"x" * size)]
 
 
 def test_what_is_large_travels_beside_the_message():
     large = b"x" * (INLINE_BYTES + 1)
     packed = pack([Payload(large, [b"y", large])])
-    assert packed[:3] == (b"y", (3, -1, 1, -1), [large, large])
+    assert packed == Packed(b"y", (3, -1, 1, -1), [large, large], [])
 
 
 PIECES = st.binary(max_size=40) | st.integers(INLINE_BYTES - 1, INLINE_BYTES + 2).map(lambda size: b"z" * size)

@@ -535,11 +535,12 @@ def test_a_segment_of_an_ended_pool_goes_along_in_another(store, tmp_path):
     content = pattern(LARGE)
     segment = other.write(content)
     for _ in range(2):
-        data, (local,) = localised(Payload(b"pickle", [segment]), store)
-        assert data == b"pickle"
+        there = localised(Payload(b"pickle", [segment]), store)
+        assert there.data == b"pickle"
+        (local,) = there.buffers
         assert local.store is store
         assert bytes(local.view()) == content
-        assert localised(Payload(data, [local]), store).buffers == [local]
+        assert localised(Payload(b"pickle", [local]), store).buffers == [local]
         other.outlive_pool()
         run_directories.remove(str(other_directory))
     os.close(lock)

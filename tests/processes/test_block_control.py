@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
 from pathlib import Path
-
-import pytest
 
 from hpcpool.config import Config
 from hpcpool.core.block_orders import Hopeless
@@ -47,13 +46,16 @@ class Control:
         return self.events.get(timeout=PATIENCE_S)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_interchange_is_told_of_the_end_even_if_something_cannot_be_closed(tmp_path):
+def test_the_interchange_is_told_of_the_end_even_if_something_cannot_be_closed(tmp_path, monkeypatch):
+    unhandled: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda raised: unhandled.append(str(raised.exc_value)))
     control = Control(tmp_path, BadJournal)
     assert isinstance(control.event(), Host)
     control.control.stop(0.0)
     while not isinstance(event := control.event(), Finished):
         assert isinstance(event, Unhost)
+    control.control.join(PATIENCE_S)
+    assert unhandled == ["stale file handle"]
 
 
 def test_blocks_are_ended_when_it_fails(tmp_path):

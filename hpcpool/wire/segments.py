@@ -168,7 +168,7 @@ class Segment:
         self._source: bytes | None = None
         #: The file's memory, to compare other memory with.
         self._twin: mmap.mmap | None = None
-        #: What is known of it, so that it need not be read each time.
+        #: Of its pieces; see `is_same`.
         self._digests: dict[int, bytes] = {}
 
     @property

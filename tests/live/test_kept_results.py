@@ -285,7 +285,6 @@ def test_a_coroutine_that_awaits_what_is_lost_or_cannot_be_opened_hears_of_it():
         assert [type(error) for error in asyncio.run(await_all(kept, unopenable))] == [ResultLost, PayloadError]
 
 
-@pytest.mark.once
 def test_what_is_cancelled_or_forgotten_leaves_nothing(tmp_path):
     with executor(hosts("a")) as pool:
         files = Files("a")
@@ -434,7 +433,6 @@ def test_when_the_pool_ends_what_somebody_may_still_ask_for_is_fetched():
     assert [total(future.result()) for future in kept if future is not None] == [MIB, 3 * MIB]
 
 
-@pytest.mark.once
 def test_what_was_kept_in_a_pool_that_is_killed_is_lost():
     pool = HPCPoolExecutor(hosts("a"))
     kept = pool.options(keep=True).submit(ones)
@@ -485,7 +483,6 @@ def test_when_the_client_is_killed_nothing_that_was_kept_stays(tmp_path):
         until(lambda: not home.exists() and not shm.exists(), "the node's files are gone")
 
 
-@pytest.mark.once
 def test_a_worker_that_dies_takes_no_kept_result_along():
     with executor(hosts("a")) as pool:
         kept = pool.options(keep=True).submit(ones)

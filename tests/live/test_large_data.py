@@ -425,11 +425,15 @@ def test_when_all_are_killed_at_once_the_next_pool_removes_what_is_left(tmp_path
         until(lambda: not (shared.exists() or directory.exists()))  # such a pool may be about to, instead of this one
 
 
-VICTIMS = ["client", "interchange", "fork-server", "worker", "all but one"]
+VICTIMS = [
+    ("client", BUSY),
+    ("worker", BUSY),
+    *(pytest.param(victim, BUSY, marks=pytest.mark.once) for victim in ("interchange", "fork-server", "all but one")),
+    pytest.param("manager", APART, marks=pytest.mark.once),
+]
 
 
-@pytest.mark.once
-@pytest.mark.parametrize(("victim", "busy"), [*((victim, BUSY) for victim in VICTIMS), ("manager", APART)])
+@pytest.mark.parametrize(("victim", "busy"), VICTIMS)
 def test_whoever_is_killed_nothing_is_left(victim, busy, tmp_path):
     with script(tmp_path / "busy.py", busy + FOREVER, tmp_path) as program:
         program.wait_for("busy")

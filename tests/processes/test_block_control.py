@@ -65,3 +65,4 @@ def test_blocks_are_ended_when_it_fails(tmp_path):
     assert control.event() == Hopeless("block control failed: RuntimeError: a bug")
     assert isinstance(control.event(), Unhost)
     assert isinstance(control.event(), Finished)
+    control.control.join(PATIENCE_S)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import socket
 
-import pytest
-
 from hpcpool.processes import fork_server
 from hpcpool.wire import messages
-
-pytestmark = pytest.mark.live
 
 
 def test_what_workers_decode_with_is_there_before_they_are_forked():

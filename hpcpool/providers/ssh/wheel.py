@@ -16,7 +16,8 @@ from pathlib import Path
 
 from hpcpool.wire.version import VERSION
 
-#: What a manager and its workers import. They log in nowhere and issue no keys: neither paramiko nor cryptography.
+#: What a manager, its workers, and pools inside of calls import. They log in nowhere and issue no keys: neither
+#: paramiko nor cryptography.
 REQUIREMENTS = ("cloudpickle", "msgspec", "psutil", "tblib", "typing-extensions", "xxhash")
 
 #: The same files make the same wheel, on any day.
